@@ -1,0 +1,1 @@
+"""HRNet semantic segmentation: recipes, model, data, training and evaluation, without any platform."""

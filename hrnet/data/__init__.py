@@ -1,0 +1,1 @@
+"""Data sets: cards, shards, transforms, sampling, loading, checking and drawing synthetic ones."""

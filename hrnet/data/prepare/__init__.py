@@ -1,0 +1,1 @@
+"""One converter per data set: from the official download to checked shards."""

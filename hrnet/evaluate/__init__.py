@@ -1,0 +1,1 @@
+"""Evaluation: confusion matrix, inference and the run over a split."""

@@ -1,0 +1,1 @@
+"""The network: HRNet backbone, FCN head, and what normalises over a gang of workers."""

@@ -1,0 +1,1 @@
+"""Training: schedule, loss, state and the loop, a generator of events."""

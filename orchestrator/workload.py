@@ -1,0 +1,146 @@
+"""The interface between the platform and what it runs: plain types and one protocol, standard library only.
+
+The platform knows cells, specs, gangs, keys and states. What a cell computes is the workload's business; a fake
+workload of thirty lines passes through the same scheduler as HRNet does (see tests/orchestrator/fake.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+__all__ = ["Cell", "Estimate", "Event", "Json", "Problem", "Spec", "Workload"]
+
+Json = Any
+"""A value that `json.dumps` takes: None, bool, int, float, str, or lists and string-keyed dicts of these."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cell:
+    """One entry of a grid, before any override: a name and the facets that filters select by."""
+
+    name: str
+    """Unique within the workload, safe as a file name."""
+
+    facets: Mapping[str, str] = field(default_factory=dict)
+    """Facet (for HRNet: dataset, width, schedule) to value; the columns that people filter and group by."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Spec:
+    """A cell made complete: everything that its result depends on, validated and JSON-able."""
+
+    cell: Cell
+    """The cell that this spec resolves."""
+
+    settings: Mapping[str, Json]
+    """Every setting that changes numbers, with its value."""
+
+    seed: int
+    """Seed of the trial."""
+
+    data: str
+    """Where the prepared data is (path or URI). Not part of the identity: the fingerprint is."""
+
+    data_fingerprint: str
+    """Hash of the data's content."""
+
+    code_version: str
+    """Version of the code that changes numbers."""
+
+    not_comparable: tuple[str, ...] = ()
+    """Why the result must not be compared with a published one; empty when it may be."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Estimate:
+    """What a spec needs, before it has run."""
+
+    batch: int
+    """Samples per iteration over the whole gang; a number of workers must divide it."""
+
+    workers: int
+    """Number of workers that the recipe was published with."""
+
+    iterations: int
+    """Iterations in all."""
+
+    work: float
+    """Arithmetic of one iteration over the whole gang, in units of 1e9 multiply-accumulates."""
+
+    memory_gb: float
+    """Peak memory of one worker at the default number of workers, in units of 1e9 bytes."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Problem:
+    """Why a spec cannot run, found before any worker is asked for."""
+
+    where: str
+    """The file, field or setting."""
+
+    message: str
+    """One sentence: what is wrong, the value seen, what to do."""
+
+
+class Event(Protocol):
+    """One thing that a training or an evaluation tells; every rank yields the same events in the same order."""
+
+    @property
+    def kind(self) -> str:
+        """One of progress, checkpoint, validated, finished."""
+
+    @property
+    def step(self) -> int:
+        """Iterations (images, in an evaluation) completed."""
+
+    @property
+    def total(self) -> int:
+        """Iterations (images) in all."""
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """Metric name to value."""
+
+    @property
+    def artifacts(self) -> Mapping[str, bytes]:
+        """Relative path to file content; filled on rank 0."""
+
+    @property
+    def save(self) -> Callable[[Path], None] | None:
+        """For kind checkpoint: writes the complete state into a folder; valid until the next event."""
+
+    @property
+    def best(self) -> bool:
+        """For kind checkpoint: the last validation is the best so far."""
+
+
+class Workload(Protocol):
+    """What the platform asks of a workload. Must be picklable: it travels to the workers."""
+
+    def cells(self) -> Sequence[Cell]:
+        """All cells of the grid, in the order of the published table."""
+
+    def resolve(self, cell: Cell, overrides: Mapping[str, str], *, seed: int, data: str | None) -> Spec:
+        """Complete a cell with overrides and the data it shall run on; raises ValueError with one clear sentence.
+
+        `data` may be a location that holds the cell's data set or several; None resolves without data (for `recipes`
+        and dry planning; the fingerprint is then empty)."""
+
+    def estimate(self, spec: Spec) -> Estimate:
+        """What the spec needs."""
+
+    def preflight(self, spec: Spec) -> Sequence[Problem]:
+        """Everything that would make the spec fail, found without a worker."""
+
+    def train(self, spec: Spec, resume: Path | None, *, cpus: int) -> Iterator[Event]:
+        """Train on every worker of a gang (torch.distributed is already set up there), from a checkpoint folder if
+        one is given; `cpus` is what this worker may use."""
+
+    def evaluate(self, spec: Spec, checkpoint: Path, *, cpus: int) -> Iterator[Event]:
+        """Evaluate a checkpoint folder on every worker of a gang; the last event carries the scores and artifacts."""
+
+    def published(self, cell: Cell) -> Mapping[str, float] | None:
+        """Published metrics of the cell under the same names as `evaluate` gives, or None."""

@@ -1,0 +1,27 @@
+"""Fixtures shared by all tests: where the reference numbers and the real images are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def _existing(path: Path, what: str) -> Path:
+    if not path.is_dir():
+        pytest.skip(f"{what} not found beside the checkout (shared/{path.relative_to(SHARED)})")
+    return path
+
+
+@pytest.fixture(scope="session")
+def parity_dir() -> Path:
+    """The numbers produced by the reference implementation."""
+    return _existing(SHARED / "reference" / "parity", "reference numbers")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real images, for research use only; never copied into the repository."""
+    return _existing(SHARED / "data", "real images")
