@@ -1,0 +1,51 @@
+# make demo      a small grid of trainings from nothing: no data, server or GPU needed
+# make test      the tests without those that need a GPU or minutes;   make lint   every static check
+# make ui        the MLflow UI on the results of the last launch
+# make clean     remove what was built and the demo's data; results and .venv stay
+# make lock      write requirements.lock from .venv as it is
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint ui clean lock
+
+help:
+	@sed -n '/^$$/q; s/^# //p' Makefile
+
+$(INSTALLED): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "hrgrid needs Python 3.11 or newer; name one with: make PYTHON=python3.11"; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .
+	touch $(INSTALLED)
+
+install: $(INSTALLED)
+
+demo: install
+	$(BIN)/hrgrid demo
+
+test: install
+	$(BIN)/pytest
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/codespell
+
+ui: install
+	$(BIN)/hrgrid ui
+
+clean:
+	rm -rf build dist demo test-results *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	find hrnet orchestrator jobs tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The "+cpu" of a CPU build of torch is no version that other package indexes know.
+lock:
+	$(BIN)/pip freeze --exclude-editable | grep -v '^hrgrid' | sed 's/+cpu$$//' > requirements.lock.new
+	mv requirements.lock.new requirements.lock

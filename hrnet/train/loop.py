@@ -1,0 +1,188 @@
+"""The training loop: a generator of plain events, on one device or on every worker of a gang."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from hrnet.data.loader import Batch, train_batches
+from hrnet.data.shards import PreparedDataset
+from hrnet.data.transforms import normalise
+from hrnet.errors import TrainingError
+from hrnet.evaluate.run import drain, evaluate_split, score_metrics
+from hrnet.events import Event
+from hrnet.model.norm import synchronise_batch_norm
+from hrnet.model.segmentor import build_model
+from hrnet.recipes import Recipe
+from hrnet.train.gang import Gang
+from hrnet.train.loss import segmentation_loss
+from hrnet.train.optim import build_optimizer, poly_lr
+from hrnet.train.state import Progress, load_state, save_state
+from hrnet.weights import load_weights
+
+__all__ = ["train"]
+
+
+def train(
+    recipe: Recipe, data: PreparedDataset, *, seed: int = 0, resume: Path | None = None, loader_processes: int = 0
+) -> Iterator[Event]:
+    """Train a recipe and yield what happens; every worker of a gang runs this and yields the same events.
+
+    The samples, their augmentation and the schedule are functions of (seed, iteration) alone, so an interrupted
+    training that resumes from a saved state continues exactly, also on another number of workers.
+
+    Args:
+        recipe: what to train.
+        data: the prepared data set; its train split is trained on, its val split evaluated.
+        seed: seed of initialisation, sample order and augmentation.
+        resume: folder with a state that an earlier `checkpoint` event saved.
+        loader_processes: processes of this worker that load and transform samples; 0 loads in this one.
+
+    Raises:
+        TrainingError: the workers do not divide the batch, or the loss is no finite number any more.
+        DataError, WeightsError: what the data or the weights raise.
+    """
+    gang = Gang.current()
+    _check_divides(recipe, gang.world)
+    model = build_model(recipe.width, recipe.num_classes, seed=seed)
+    optimizer = build_optimizer(model, recipe)
+    if resume is not None:
+        progress = load_state(resume, model, optimizer, recipe, seed)
+    else:
+        progress = Progress()
+        if recipe.pretrained is not None:
+            load_weights(model, recipe.pretrained)
+    model.to(gang.device).train()
+    optimizer.load_state_dict(optimizer.state_dict())  # moves the momentum of a resumed state to the device
+    run = _Run(recipe, data, seed, gang, model, optimizer, progress)
+    yield from run.events(loader_processes)
+
+
+def _check_divides(recipe: Recipe, world: int) -> None:
+    if recipe.batch_size % world:
+        divisors = [n for n in range(1, recipe.batch_size + 1) if recipe.batch_size % n == 0]
+        raise TrainingError(
+            f"{recipe.name}: {world} workers do not divide the batch of {recipe.batch_size}; use one of {divisors}"
+        )
+
+
+class _Run:
+    """One training in progress: the model, where it is, and what it has measured since the last log."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        data: PreparedDataset,
+        seed: int,
+        gang: Gang,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        progress: Progress,
+    ) -> None:
+        self.recipe, self.data, self.seed, self.gang = recipe, data, seed, gang
+        self.model, self.optimizer, self.progress = model, optimizer, progress
+        self.forward: nn.Module = model
+        if gang.world > 1:
+            synchronise_batch_norm(model)
+            self.forward = nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
+        self.waited = 0.0
+        self.since = time.perf_counter()
+        self.images = 0
+
+    def events(self, loader_processes: int) -> Iterator[Event]:
+        recipe, progress = self.recipe, self.progress
+        batches = train_batches(
+            self.data.split("train"), recipe, seed=self.seed, start=progress.step, stop=recipe.max_iters,
+            rank=self.gang.rank, world=self.gang.world, processes=loader_processes,
+        )  # fmt: skip
+        while progress.step < recipe.max_iters:
+            began = time.perf_counter()
+            batch = next(batches)
+            self.waited += time.perf_counter() - began
+            self._step(batch)
+            progress.step += 1
+            last = progress.step == recipe.max_iters
+            if last or progress.step % recipe.log_interval == 0:
+                yield self._log()
+            best = False
+            if last or progress.step % recipe.val_interval == 0:
+                validated = yield from self._validate()
+                best = validated > progress.best
+                progress.best = max(progress.best, validated)
+                self._restart_clock()
+            if last or progress.step % recipe.checkpoint_interval == 0:
+                yield self._checkpoint(best)
+                self._restart_clock()
+        yield Event(kind="finished", step=progress.step, total=recipe.max_iters, metrics={"val/mIoU_best": progress.best})
+
+    def _step(self, batch: Batch) -> None:
+        device = self.gang.device
+        for group in self.optimizer.param_groups:
+            group["lr"] = poly_lr(self.progress.step, self.recipe)
+        images = normalise(batch.images.to(device, non_blocking=True), batch.sizes.to(device, non_blocking=True))
+        labels = batch.labels.to(device, non_blocking=True)
+        self.optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
+            logits = self.forward(images)
+        loss, correct, valid = segmentation_loss(logits.float(), labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        sums = torch.stack([loss.detach().double(), correct.double(), valid.double(), torch.ones_like(loss).double()])
+        self.progress.sums = self.progress.sums.to(device) + sums
+        self.images += images.shape[0]
+
+    def _gather_sums(self) -> Tensor:
+        """Move the sums of all workers to rank 0, so that a state saved there lacks nothing; returns the total."""
+        total = self.gang.sum_(self.progress.sums.to(self.gang.device).clone())
+        self.progress.sums = total if self.gang.rank == 0 else torch.zeros_like(total)
+        return total
+
+    def _log(self) -> Event:
+        loss, correct, valid, iterations = self._gather_sums().tolist()
+        self.progress.sums = torch.zeros_like(self.progress.sums)
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"{self.recipe.name}: the loss is {loss} at iteration {self.progress.step}: lower lr (now "
+                f"{self.recipe.lr}), or look at the data with `hrgrid data check`"
+            )
+        elapsed = max(time.perf_counter() - self.since, 1e-9)
+        metrics = {
+            "train/loss": loss / iterations,
+            "train/acc": 100 * correct / max(valid, 1.0),
+            "train/lr": float(self.optimizer.param_groups[0]["lr"]),
+            "train/data_wait": self.waited / elapsed,
+            "train/images_per_s": self.images * self.gang.world / elapsed,
+        }
+        if self.gang.device.type == "cuda":
+            metrics["train/memory_gb"] = torch.cuda.max_memory_allocated() / 1e9
+        self._restart_clock()
+        return Event(kind="progress", step=self.progress.step, total=self.recipe.max_iters, metrics=metrics)
+
+    def _restart_clock(self) -> None:
+        """Validation and saving are no training time: the rates cover training alone."""
+        self.waited, self.images, self.since = 0.0, 0, time.perf_counter()
+
+    def _validate(self) -> Generator[Event, None, float]:
+        """Evaluate the val split; yields one `validated` event and returns the mIoU in percent."""
+        matrix = drain(evaluate_split(self.model, self.data.split("val"), self.recipe, self.gang))
+        scores = matrix.scores()
+        self.progress.validated, self.progress.confusion = self.progress.step, matrix.state()
+        yield Event(
+            kind="validated", step=self.progress.step, total=self.recipe.max_iters, metrics=score_metrics(scores)
+        )
+        return scores.mIoU
+
+    def _checkpoint(self, best: bool) -> Event:
+        self._gather_sums()
+        return Event(
+            kind="checkpoint", step=self.progress.step, total=self.recipe.max_iters, save=self._save, best=best,
+            metrics={"val/mIoU_best": self.progress.best},
+        )  # fmt: skip
+
+    def _save(self, folder: Path) -> None:
+        save_state(folder, self.model, self.optimizer, self.progress, self.recipe, self.seed)

@@ -1,0 +1,160 @@
+"""The one face of this package that a platform needs: cells, resolution, estimates, preflight, training, evaluation.
+
+Everything here speaks in names, recipes and plain values; `jobs` turns them into the platform's own types.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from hrnet.data.cards import Card
+from hrnet.errors import DataError, HrnetError
+from hrnet.events import Event
+from hrnet.published import published
+from hrnet.recipes import Recipe, recipes, recipes_for
+
+__all__ = ["NUMERICS_VERSION", "catalogue", "custom_cards", "evaluate_checkpoint", "gigamacs", "memory_gb",
+           "not_comparable", "problems", "published_metrics", "train_recipe"]  # fmt: skip
+
+NUMERICS_VERSION = "1"
+"""Raised by hand whenever a change makes an unchanged recipe give other numbers; part of every trial's key.
+
+tests/hrnet/test_trace.py holds a stored loss sequence and fails when such a change forgets to."""
+
+# Multiply-accumulates (1e9) of one 512x1024 image through the network with 19 classes, forward only, and gigabytes of
+# training memory of one 512x1024 image (REFERENCE.md sections 3.1 and 1: the published Mem at 2 images per GPU).
+_GMACS = {"w18-small": 19.5, "w18": 37.3, "w48": 187.9}
+_GIGABYTES = {"w18-small": 0.85, "w18": 1.45, "w48": 3.1}
+_BACKWARD = 3.0
+"""A training step costs the forward pass once and the backward pass about twice."""
+
+
+def catalogue(cards: Sequence[Card]) -> tuple[Recipe, ...]:
+    """The 45 published recipes, then those of the custom data sets given."""
+    return (*recipes(), *(recipe for card in cards for recipe in recipes_for(card)))
+
+
+def custom_cards(data: str | None) -> tuple[Card, ...]:
+    """Cards of the custom data sets (not one of the nine published) prepared at a location."""
+    if data is None:
+        return ()
+    from hrnet.data.cards import cards
+    from hrnet.data.shards import list_datasets
+
+    known = cards()
+    return tuple(dataset.card for dataset in list_datasets(data) if dataset.card.name not in known)
+
+
+def not_comparable(recipe: Recipe, base: Recipe, data: str | None) -> tuple[str, ...]:
+    """Why a resolved recipe's result must not stand beside the published one; empty when it may."""
+    reasons = list(recipe.differences(base))
+    if data is not None:
+        from hrnet.data.shards import open_dataset
+
+        reasons += open_dataset(data).partial
+    return tuple(reasons)
+
+
+def gigamacs(recipe: Recipe) -> float:
+    """Arithmetic of one training iteration over the whole batch, in 1e9 multiply-accumulates."""
+    pixels = recipe.crop[0] * recipe.crop[1] / (512 * 1024)
+    return _GMACS[recipe.width] * pixels * recipe.batch_size * _BACKWARD
+
+
+def memory_gb(recipe: Recipe, workers: int) -> float:
+    """Estimated peak training memory of one of `workers` workers, in 1e9 bytes."""
+    pixels = recipe.crop[0] * recipe.crop[1] / (512 * 1024)
+    logits = recipe.num_classes * recipe.crop[0] * recipe.crop[1] * 4 * 2 / 1e9
+    return (_GIGABYTES[recipe.width] * pixels + logits) * recipe.batch_size / workers
+
+
+def published_metrics(name: str) -> dict[str, float] | None:
+    """The published numbers of a recipe under the metric names of its own evaluation, or None."""
+    row = published(name)
+    if row is None:
+        return None
+    metrics = {
+        "val/mIoU": row.miou,
+        "val/mIoU_ms_flip": row.miou_ms_flip,
+        "speed/train_mem_gb": row.mem_gb,
+        "speed/fps": row.fps,
+    }
+    return {key: value for key, value in metrics.items() if value is not None}
+
+
+def problems(recipe: Recipe, data: str) -> list[tuple[str, str]]:
+    """What would make a training fail, found without training: (where, sentence) pairs."""
+    from hrnet.data.check import check
+
+    found: list[tuple[str, str]] = []
+    try:
+        report = check(data, quick=True)
+        found += [(finding.where, finding.message) for finding in report.findings if finding.fatal]
+        if report.card.num_classes != recipe.num_classes:
+            found.append(
+                (data, f"has {report.card.num_classes} classes but {recipe.name} is for {recipe.num_classes}: prepare it again")
+            )
+    except DataError as error:
+        found.append((data, str(error)))
+    if recipe.pretrained is not None:
+        from hrnet.weights import reachable
+
+        try:
+            reachable(recipe.pretrained)
+        except HrnetError as error:
+            found.append(("pretrained", f"{error}; or train from scratch with --set pretrained=none"))
+    return found
+
+
+def train_recipe(
+    recipe: Recipe, data: str, *, seed: int, resume: Path | None, cpus: int
+) -> Iterator[Event]:
+    """Train on this worker with `cpus` CPUs: threads and loader processes are shared out among them."""
+    import torch
+
+    from hrnet.data.shards import open_dataset
+    from hrnet.train.loop import train
+
+    # A GPU computes and the CPUs load; a CPU does both, and one process more than cores slows every step.
+    processes = max(1, cpus - 2) if torch.cuda.is_available() else 0
+    torch.set_num_threads(max(1, cpus - processes))
+    yield from train(recipe, open_dataset(data), seed=seed, resume=resume, loader_processes=processes)
+
+
+def evaluate_checkpoint(recipe: Recipe, data: str, checkpoint: Path, *, cpus: int) -> Iterator[Event]:
+    """Evaluate a checkpoint folder; a validation that the checkpoint already holds is not computed again.
+
+    The last event (kind validated) carries the single-scale scores, with `recipe.ms_flip` also those of multi-scale
+    and flip, and on rank 0 the artifacts under `eval/`.
+    """
+    import torch
+
+    from hrnet.data.shards import open_dataset
+    from hrnet.evaluate.confusion import ConfusionMatrix
+    from hrnet.evaluate.run import evaluate_split, score_artifacts, score_metrics
+    from hrnet.model.segmentor import build_model
+    from hrnet.train.gang import Gang
+    from hrnet.train.state import read_recipe
+
+    torch.set_num_threads(max(1, cpus))
+    gang = Gang.current()
+    dataset = open_dataset(data)
+    split = dataset.split("val")
+    stored, progress, weights = read_recipe(checkpoint)
+    model = build_model(recipe.width, recipe.num_classes)
+    model.load_state_dict(weights)
+    model.to(gang.device).eval()
+    if progress.confusion is not None and progress.validated == progress.step and stored == recipe:
+        matrix = ConfusionMatrix(recipe.num_classes)
+        matrix.load_state(progress.confusion)
+    else:
+        matrix = yield from evaluate_split(model, split, recipe, gang)
+    metrics = score_metrics(matrix.scores())
+    if recipe.ms_flip:
+        flipped = yield from evaluate_split(model, split, recipe, gang, ms_flip=True)
+        metrics["val/mIoU_ms_flip"] = flipped.scores().mIoU
+    artifacts = score_artifacts(model, split, recipe, dataset.card, matrix, gang.device) if gang.rank == 0 else {}
+    yield Event(
+        kind="validated", step=progress.step, total=recipe.max_iters, metrics=metrics, artifacts=dict(artifacts)
+    )

@@ -1,0 +1,149 @@
+"""Options that several commands share, so that they are called the same and mean the same everywhere."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+
+from orchestrator.grid import parse_overrides
+from orchestrator.settings import DEFAULT_BENCHMARK, DEFAULT_FOLDER, Settings, absolute_uri, make_settings
+
+__all__ = [
+    "add_address",
+    "add_changes",
+    "add_filters",
+    "add_gangs",
+    "add_json",
+    "add_name",
+    "add_places",
+    "add_storage",
+    "facets",
+    "overrides_for",
+    "positive",
+    "seeds",
+    "settings",
+]
+
+def add_filters(parser: argparse.ArgumentParser) -> None:
+    """Which cells: names or shell patterns, and the facets dataset, width and schedule."""
+    group = parser.add_argument_group("which cells (without any: all)")
+    group.add_argument("names", nargs="*", metavar="NAME", help="recipe name or shell pattern, such as 'fcn_hr18_*'")
+    group.add_argument("--dataset", action="append", default=[], metavar="D", help="may be repeated, as the next two")
+    group.add_argument("--width", action="append", default=[], metavar="W", help="w18-small, w18 or w48")
+    group.add_argument("--schedule", action="append", default=[], metavar="S", help="20k, 40k, 80k or 160k")
+
+
+def facets(args: argparse.Namespace) -> dict[str, list[str]]:
+    """The facet filters of parsed arguments; facets without a filter are left out."""
+    chosen = {"dataset": args.dataset, "width": args.width, "schedule": args.schedule}
+    return {name: list(values) for name, values in chosen.items() if values}
+
+
+def add_changes(parser: argparse.ArgumentParser) -> None:
+    """What differs from the published recipes."""
+    group = parser.add_argument_group("what differs from the recipes")
+    group.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="[PATTERN:]KEY=VALUE",
+        dest="overrides",
+        help="change a setting, for all cells or those of a shell pattern; 'x0.1' multiplies; may be repeated",
+    )
+    group.add_argument("--seeds", type=seeds, default=(0,), metavar="N[,N...]", help="one trial per seed (default 0)")
+
+
+def add_storage(parser: argparse.ArgumentParser) -> None:
+    """Where results and the MLflow store are."""
+    group = parser.add_argument_group("where")
+    group.add_argument(
+        "--storage",
+        metavar="URI",
+        help=f"results: a folder or s3://bucket/prefix (default: $HRGRID_STORAGE or {DEFAULT_FOLDER})",
+    )
+    group.add_argument(
+        "--tracking",
+        metavar="URI",
+        help="MLflow server or database (default: $HRGRID_TRACKING, $MLFLOW_TRACKING_URI, or SQLite in the storage)",
+    )
+
+
+def add_places(parser: argparse.ArgumentParser) -> None:
+    """Where the data is, and where results go."""
+    add_storage(parser)
+    parser.add_argument(
+        "--data",
+        default=os.environ.get("HRGRID_DATA"),
+        type=absolute_uri,
+        metavar="URI",
+        help="a prepared data set, or a folder of them by name (default: $HRGRID_DATA)",
+    )
+
+
+def add_name(parser: argparse.ArgumentParser, *, default: str = f"$HRGRID_BENCHMARK or {DEFAULT_BENCHMARK}") -> None:
+    """Which benchmark: the name of its ledger, report and MLflow experiment."""
+    parser.add_argument("--name", metavar="BENCHMARK", help=f"name of the benchmark (default: {default})")
+
+
+def settings(args: argparse.Namespace) -> Settings:
+    """The places that parsed arguments and the environment name; raises UsageError."""
+    return make_settings(storage=args.storage, tracking=args.tracking, benchmark=args.name)
+
+
+def add_gangs(parser: argparse.ArgumentParser) -> None:
+    """How many workers train a cell, and on which cluster."""
+    group = parser.add_argument_group("workers")
+    group.add_argument(
+        "--workers",
+        action="append",
+        default=[],
+        metavar="[PATTERN=]N",
+        help="workers per cell, for all cells or those of a shell pattern; may be repeated; must divide the batch "
+        "size (default: as the recipe says, as far as the cluster allows)",
+    )
+    group.add_argument("--cpus-per-worker", type=positive, metavar="N", help="CPU cores of one worker")
+    add_address(parser)
+
+
+def add_address(parser: argparse.ArgumentParser) -> None:
+    """Which Ray cluster."""
+    parser.add_argument("--address", metavar="ADDRESS", help="Ray cluster (default: $RAY_ADDRESS, else this machine)")
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Print facts as JSON."""
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def seeds(text: str) -> tuple[int, ...]:
+    """Parse `0,1,2`; for argparse.
+
+    Raises:
+        argparse.ArgumentTypeError: an entry is no whole number of 0 or more, or stands there twice.
+    """
+    entries = text.split(",")
+    if not all(entry.strip().isdecimal() for entry in entries):
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of whole numbers such as 0,1,2")
+    numbers = tuple(int(entry) for entry in entries)
+    if len(set(numbers)) < len(numbers):
+        raise argparse.ArgumentTypeError(f"{text!r} names a seed twice")
+    return numbers
+
+
+def positive(text: str) -> int:
+    """Parse a whole number of 1 or more; for argparse.
+
+    Raises:
+        argparse.ArgumentTypeError: it is none.
+    """
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of 1 or more")
+    return int(text)
+
+
+def overrides_for(name: str, texts: Sequence[str]) -> dict[str, str]:
+    """Parse `[PATTERN:]KEY=VALUE` texts and keep what applies to the recipe `name`; raises UsageError."""
+    chosen = [o for o in parse_overrides(texts) if o.pattern is None or fnmatchcase(name, o.pattern)]
+    return {override.key: override.value for override in chosen}

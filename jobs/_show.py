@@ -1,0 +1,72 @@
+"""Plain facts on a terminal: tables, durations, sizes. Long lines are never folded when nobody's terminal is there."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import sys
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["ask", "console", "duration", "number", "plural", "print_table"]
+
+_PIPE_WIDTH = 200
+"""Columns when the output is no terminal: a file or another program reads it."""
+
+
+def console() -> Console:
+    """A rich console on stdout, as it is now."""
+    from rich.console import Console
+
+    width = None if sys.stdout.isatty() else max(_PIPE_WIDTH, shutil.get_terminal_size().columns)
+    return Console(width=width, highlight=False, soft_wrap=not sys.stdout.isatty())
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Collection[str] = ()) -> None:
+    """Print a table; the columns named in `right` are aligned to the right."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, justify="right" if column in right else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*(Text(value) for value in row))
+    console().print(table)
+
+
+def duration(seconds: float | None) -> str:
+    """`45 s`, `12 min`, `3 h 20 min` or `5 d 2 h`; `-` for None or NaN."""
+    if seconds is None or not math.isfinite(seconds):
+        return "-"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 90:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes} min"
+    days, hours = divmod(hours, 24)
+    return f"{days} d {hours} h"
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """A number with fixed digits; `-` for None or NaN."""
+    return "-" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
+
+
+def plural(count: int, noun: str) -> str:
+    """`1 cell`, `2 cells`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def ask(question: str) -> bool:
+    """Ask on the terminal; only `y` or `yes` is yes."""
+    try:
+        return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:
+        return False

@@ -1,0 +1,99 @@
+"""From what a person names (a file, a folder, a trial) to a recipe and a model with weights."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hrnet.errors import RecipeError, WeightsError, suggestion
+from hrnet.recipes import Recipe
+from hrnet.workload import catalogue, custom_cards
+from jobs._options import overrides_for, settings
+from orchestrator.checkpoints import CheckpointStore
+from orchestrator.errors import UsageError
+from orchestrator.grid import near_miss
+from orchestrator.ledger import Entry, Ledger
+from orchestrator.storage import Storage
+
+if TYPE_CHECKING:
+    from hrnet.model.segmentor import HRNetSegmentor
+
+__all__ = ["catalogue_recipe", "found", "load_model", "stored_recipe"]
+
+_STATE = "state.pt"
+"""The file that makes a folder a checkpoint folder."""
+
+
+def catalogue_recipe(name: str, data: str | None, overrides: Sequence[str]) -> Recipe:
+    """The recipe of a name, published or of a custom data set prepared at `data`, with overrides; RecipeError."""
+    known = {recipe.name: recipe for recipe in catalogue(custom_cards(data))}
+    if name not in known:
+        raise RecipeError(f"no recipe is called {name!r}{suggestion(name, known)}")
+    return known[name].with_overrides(overrides_for(name, overrides))
+
+
+@contextmanager
+def found(name: str, args: argparse.Namespace) -> Iterator[Path]:
+    """The weights file or checkpoint folder that a name means; a trial's best checkpoint is downloaded for a while.
+
+    Raises:
+        UsageError: it is no file or folder, and no trial of the storage.
+    """
+    path = Path(name)
+    if path.exists():
+        yield path.parent if path.name == _STATE else path
+        return
+    places = settings(args)
+    storage = Storage(places.storage)
+    entry = _trial(name, Ledger(storage), places.benchmark)
+    store = CheckpointStore(storage, entry.key)
+    with tempfile.TemporaryDirectory(prefix="hrgrid-") as folder:
+        checkpoint = store.best(Path(folder)) or store.latest(Path(folder))
+        if checkpoint is None:
+            raise UsageError(f"the trial {entry.key} of {entry.cell} has no checkpoint yet; hrgrid status says how far")
+        yield checkpoint.path
+
+
+def stored_recipe(path: Path) -> Recipe | None:
+    """The recipe that a checkpoint folder was trained with; None for a weights file, which does not say."""
+    if not path.is_dir():
+        return None
+    from hrnet.train.state import read_recipe
+
+    return read_recipe(path)[0]
+
+
+def load_model(path: Path, recipe: Recipe) -> HRNetSegmentor:
+    """Build a recipe's model with the weights of a file or checkpoint folder; raises WeightsError."""
+    from hrnet.model.segmentor import build_model
+    from hrnet.weights import load_weights
+
+    model = build_model(recipe.width, recipe.num_classes)
+    report = load_weights(model, str(path / _STATE if path.is_dir() else path))
+    if report.missing:
+        raise WeightsError(
+            f"{path} holds no complete segmentation network: {len(report.missing)} tensors are missing, the first is "
+            f"{report.missing[0]}; give a trained checkpoint"
+        )
+    return model.eval()
+
+
+def _trial(name: str, ledger: Ledger, benchmark: str) -> Entry:
+    names = [benchmark, *(other for other in ledger.benchmarks() if other != benchmark)]
+    entries = {entry.key: entry for each in names for entry in ledger.benchmark(each)}
+    matching = [entry for entry in entries.values() if name in (entry.key, entry.cell)]
+    if not matching and len(name) == 32:
+        records = ledger.trials(entries)
+        matching = [entry for entry in entries.values() if records[entry.key].run_id == name]
+    if len(matching) > 1:
+        keys = ", ".join(f"{entry.key} (seed {entry.seed})" for entry in matching)
+        raise UsageError(f"{name!r} has {len(matching)} trials; give the key of one: {keys}")
+    if not matching:
+        known = [entry.cell for entry in entries.values()]
+        hint = near_miss(name, known) if known else ", which holds no trial"
+        raise UsageError(f"{name!r} is no file, no folder and no trial of {ledger.storage.uri}{hint}")
+    return matching[0]

@@ -1,0 +1,96 @@
+"""Where the science and the platform meet: HRNet as the platform's workload, and settings from the command line."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hrnet import workload as science
+from hrnet.events import Event
+from hrnet.recipes import Recipe
+from orchestrator.settings import Settings, absolute_uri, make_settings
+from orchestrator.workload import Cell, Estimate, Problem, Spec
+
+__all__ = ["HrnetWorkload", "settings", "workload"]
+
+
+def workload(data: str | None = None) -> HrnetWorkload:
+    """HRNet as the platform sees it; custom data sets at `data` add their cells."""
+    return HrnetWorkload(data=None if data is None else absolute_uri(data))
+
+
+def settings(args: argparse.Namespace) -> Settings:
+    """Storage, tracking and benchmark from a command's options and the environment; UsageError if they cannot be."""
+    return make_settings(storage=args.storage, tracking=args.tracking, benchmark=args.name)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HrnetWorkload:
+    """The 45 published recipes and those of the custom data sets found at a location, as an `orchestrator` workload."""
+
+    data: str | None = None
+    """A prepared data set or a folder of them; its custom data sets add cells to the grid."""
+
+    def cells(self) -> Sequence[Cell]:
+        """All cells, in the order of the published table; custom data sets follow."""
+        return [
+            Cell(name=r.name, facets={"dataset": r.dataset, "width": r.width, "schedule": r.schedule})
+            for r in _catalogue(self.data).values()
+        ]
+
+    def resolve(self, cell: Cell, overrides: Mapping[str, str], *, seed: int, data: str | None) -> Spec:
+        """The cell's recipe with overrides, tied to the content of its data set; RecipeError or DataError."""
+        base = _catalogue(self.data)[cell.name]
+        recipe = base.with_overrides(overrides)
+        location, fingerprint = "", ""
+        if data is not None:
+            from hrnet.data.shards import locate, open_dataset
+
+            location = locate(data, recipe.dataset)
+            fingerprint = open_dataset(location).fingerprint
+        return Spec(
+            cell=cell,
+            settings=recipe.to_dict(),
+            seed=seed,
+            data=location,
+            data_fingerprint=fingerprint,
+            code_version=science.NUMERICS_VERSION,
+            not_comparable=science.not_comparable(recipe, base, location or None),
+        )
+
+    def estimate(self, spec: Spec) -> Estimate:
+        """Batch, iterations, arithmetic and memory of the recipe."""
+        recipe = Recipe.from_dict(spec.settings)
+        return Estimate(
+            batch=recipe.batch_size,
+            workers=recipe.workers,
+            iterations=recipe.max_iters,
+            work=science.gigamacs(recipe),
+            memory_gb=science.memory_gb(recipe, recipe.workers),
+        )
+
+    def preflight(self, spec: Spec) -> Sequence[Problem]:
+        """Damaged or missing data, weights that cannot be had."""
+        found = science.problems(Recipe.from_dict(spec.settings), spec.data)
+        return [Problem(where=where, message=message) for where, message in found]
+
+    def train(self, spec: Spec, resume: Path | None, *, cpus: int) -> Iterator[Event]:
+        """Train on this worker; see `hrnet.train`."""
+        recipe = Recipe.from_dict(spec.settings)
+        return science.train_recipe(recipe, spec.data, seed=spec.seed, resume=resume, cpus=cpus)
+
+    def evaluate(self, spec: Spec, checkpoint: Path, *, cpus: int) -> Iterator[Event]:
+        """Evaluate a checkpoint folder on this worker."""
+        return science.evaluate_checkpoint(Recipe.from_dict(spec.settings), spec.data, checkpoint, cpus=cpus)
+
+    def published(self, cell: Cell) -> Mapping[str, float] | None:
+        """The published numbers of the cell's recipe."""
+        return science.published_metrics(cell.name)
+
+
+@functools.cache
+def _catalogue(data: str | None) -> dict[str, Recipe]:
+    return {recipe.name: recipe for recipe in science.catalogue(science.custom_cards(data))}

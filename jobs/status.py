@@ -1,0 +1,101 @@
+"""`hrgrid status`: where every cell of a benchmark is, from the ledger in storage alone."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from jobs._command import main_of
+from jobs._options import add_json, add_name, add_storage, settings
+from jobs._show import duration, number, plural, print_table
+from orchestrator.errors import UsageError
+from orchestrator.grid import near_miss
+from orchestrator.ledger import Entry, Ledger, TrialRecord
+from orchestrator.settings import Settings
+from orchestrator.storage import Storage
+
+HELP = "Say where every cell of a benchmark is: its state, step, scores and MLflow run."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which storage and benchmark."""
+    add_storage(parser)
+    add_name(parser, default="all of the storage")
+    add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the state of every cell."""
+    places = settings(args)
+    ledger = Ledger(Storage(places.storage))
+    found = []
+    for name in _names(ledger, places, args.name):
+        entries = ledger.benchmark(name)
+        records = ledger.trials(entry.key for entry in entries)
+        found.append((name, [_facts(entry, records[entry.key]) for entry in entries]))
+    if args.json:
+        benchmarks = [{"name": name, "counts": _counts(cells), "cells": cells} for name, cells in found]
+        print(json.dumps({"storage": places.storage, "benchmarks": benchmarks}, indent=1))
+        return 0
+    for name, cells in found:
+        _print(name, cells)
+    return 0
+
+
+def _names(ledger: Ledger, places: Settings, asked: str | None) -> list[str]:
+    known = ledger.benchmarks()
+    if not known:
+        raise UsageError(f"{places.storage} holds no benchmark; hrgrid launch makes one, or give another --storage")
+    if asked is None:
+        return known
+    if asked not in known:
+        raise UsageError(f"no benchmark in {places.storage} is called {asked!r}{near_miss(asked, known)}")
+    return [asked]
+
+
+def _facts(entry: Entry, record: TrialRecord) -> dict[str, Any]:
+    progress, result = record.progress or {}, record.result or {}
+    return {
+        "cell": entry.cell,
+        "seed": entry.seed,
+        "key": entry.key,
+        **entry.facets,
+        "state": record.state,
+        "step": progress.get("step"),
+        "total": progress.get("total"),
+        "metrics": dict(record.metrics),
+        "run_id": record.run_id,
+        "age_seconds": None if record.age is None else round(record.age, 1),
+        "error": result.get("error") if record.state == "failed" else None,
+    }
+
+
+def _counts(cells: Sequence[dict[str, Any]]) -> dict[str, int]:
+    return dict(Counter(cell["state"] for cell in cells))
+
+
+def _print(name: str, cells: Sequence[dict[str, Any]]) -> None:
+    counts = ", ".join(f"{count} {state}" for state, count in _counts(cells).items())
+    print(f"{name}: {plural(len(cells), 'cell')}, {counts}")
+    rows = []
+    for cell in cells:
+        step = "-" if cell["step"] is None else f"{cell['step']}/{cell['total']}"
+        metrics = cell["metrics"]
+        scores = [number(metrics.get(key)) for key in ("val/mIoU", "val/mIoU_ms_flip")]
+        label = cell["cell"] + (f" seed {cell['seed']}" if cell["seed"] else "")
+        loss = number(metrics.get("train/loss"), 4)
+        rows.append((label, cell["state"], step, loss, *scores, duration(cell["age_seconds"]), cell["key"]))
+    columns = ("cell", "state", "step", "loss", "mIoU", "ms+flip", "last sign", "key")
+    print_table(columns, rows, right={"step", "loss", "mIoU", "ms+flip", "last sign"})
+    for cell in cells:
+        if cell["error"]:
+            print(f"{cell['cell']} failed: {str(cell['error']).strip().splitlines()[0]}")
+    print()
+
+
+if __name__ == "__main__":
+    sys.exit(main_of("status", HELP, add_arguments, run))

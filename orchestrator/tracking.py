@@ -1,0 +1,282 @@
+"""One MLflow run per trial key: found before it is made, with legal names, a true status and small artifacts.
+
+Importing MLflow takes about two seconds, so it happens inside functions; only this file and `recorder.py` do it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Final, Literal
+
+from orchestrator.errors import TrackingError
+from orchestrator.runstore import VALUE_LIMIT, absolute_uri, legal_name, probe
+
+__all__ = ["KEY_TAG", "KIND_TAG", "Status", "TrackedRun", "Tracker"]
+
+Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
+
+KEY_TAG: Final = "hrgrid.key"
+KIND_TAG: Final = "hrgrid.kind"
+PARAMS_PER_BATCH: Final = 100
+"""Limit of MLflow's `log_batch` for params and for tags."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrackedRun:
+    """What the store knows of one run."""
+
+    run_id: str
+    name: str
+    key: str
+    kind: str
+    status: str
+    start_ms: int
+    """Start of the run, milliseconds since the epoch."""
+    metrics: Mapping[str, float]
+    """Metric name to its latest value."""
+    tags: Mapping[str, str]
+    url: str | None
+    """Where a browser shows the run; None when no server is in front of the store."""
+
+
+def open_client(uri: str) -> Any:
+    """Return an `MlflowClient` that sends no telemetry and gives up on a silent server within about a minute."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    for chatty in ("alembic", "mlflow"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=uri)
+
+
+_ENVIRONMENT: Final = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
+
+
+class Tracker:
+    """The runs of one MLflow experiment. Picklable: holds no connection until it is used."""
+
+    def __init__(self, uri: str, experiment: str, *, artifacts: str | None = None) -> None:
+        """`uri`: SQLite path or URI, database URI, or server address. `artifacts`: where a store without a server
+        keeps the experiment's artifacts (a server decides for itself); None: MLflow's default."""
+        self.uri = absolute_uri(uri)
+        self.experiment = experiment
+        self.artifacts = artifacts
+        self._client: Any = None
+        self._experiment_id: str | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_client": None}
+
+    def check(self) -> None:
+        """Raise TrackingError if the store cannot be used; creates the store and the experiment if they are new."""
+        probe(self.uri)
+        with _one_sentence(self.uri):
+            self.experiment_id  # noqa: B018
+
+    @property
+    def client(self) -> Any:
+        """The `MlflowClient`, made when first asked for."""
+        if self._client is None:
+            if self.uri.startswith("sqlite:///"):
+                Path(self.uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+            self._client = open_client(self.uri)
+        return self._client
+
+    @property
+    def experiment_id(self) -> str:
+        """Id of the experiment, which is created when it is new."""
+        if self._experiment_id is None:
+            self._experiment_id = self._find_experiment()
+        return self._experiment_id
+
+    def _find_experiment(self) -> str:
+        from mlflow.exceptions import MlflowException
+
+        found = self.client.get_experiment_by_name(self.experiment)
+        if found is None:
+            location = None if self.uri.startswith("http") else self.artifacts
+            try:
+                return str(self.client.create_experiment(self.experiment, artifact_location=location))
+            except MlflowException:
+                found = self.client.get_experiment_by_name(self.experiment)
+                if found is None:
+                    raise
+        if found.lifecycle_stage != "active":
+            raise TrackingError(
+                f"experiment {self.experiment!r} is deleted in {self.uri}; restore it there or choose another name"
+            )
+        return str(found.experiment_id)
+
+    def find(self, key: str) -> TrackedRun | None:
+        """The run of a trial key, or None."""
+        found = self.client.search_runs([self.experiment_id], f"tags.`{KEY_TAG}` = '{key}'", max_results=1)
+        return self._tracked(found[0]) if found else None
+
+    def start_run(
+        self,
+        key: str,
+        name: str,
+        *,
+        tags: Mapping[str, str] | None = None,
+        params: Mapping[str, str] | None = None,
+        kind: str = "trial",
+    ) -> str:
+        """Return the id of the key's run, RUNNING: the one that exists, or a new one. Params are written once."""
+        all_tags = {**(tags or {}), KEY_TAG: key, KIND_TAG: kind}
+        found = self.find(key)
+        if found is None:
+            run = self.client.create_run(self.experiment_id, run_name=name, tags=_texts(all_tags))
+            run_id = str(run.info.run_id)
+        else:
+            run_id = found.run_id
+            self.client.update_run(run_id, status="RUNNING")
+            self._set_tags(run_id, all_tags)
+        self._log_new_params(run_id, params or {})
+        return run_id
+
+    def _log_new_params(self, run_id: str, params: Mapping[str, str]) -> None:
+        from mlflow.entities import Param
+
+        known = self.client.get_run(run_id).data.params
+        new = [Param(legal_name(name), str(value)[:VALUE_LIMIT]) for name, value in params.items()]
+        new = [param for param in new if param.key not in known]
+        for begin in range(0, len(new), PARAMS_PER_BATCH):
+            self.client.log_batch(run_id, params=new[begin : begin + PARAMS_PER_BATCH])
+
+    def _set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
+        from mlflow.entities import RunTag
+
+        batch = [RunTag(name, value) for name, value in _texts(tags).items()]
+        for begin in range(0, len(batch), PARAMS_PER_BATCH):
+            self.client.log_batch(run_id, tags=batch[begin : begin + PARAMS_PER_BATCH])
+
+    def start_ms(self, run_id: str) -> int:
+        """When the run was first started, milliseconds since the epoch."""
+        return int(self.client.get_run(run_id).info.start_time)
+
+    def finish(
+        self,
+        run_id: str,
+        status: Status,
+        *,
+        metrics: Mapping[str, float] | None = None,
+        step: int = 0,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        """End a run with its true status; `metrics` are those that the run does not hold with the same value yet."""
+        from mlflow.entities import Metric
+
+        run = self.client.get_run(run_id)
+        stamp = int(run.info.start_time) + step
+        new = {legal_name(name): float(value) for name, value in (metrics or {}).items()}
+        batch = [
+            Metric(name, value, stamp, step) for name, value in new.items() if run.data.metrics.get(name) != value
+        ]
+        if batch:
+            self.client.log_batch(run_id, metrics=batch)
+        if tags:
+            self._set_tags(run_id, tags)
+        self.client.set_terminated(run_id, status=status)
+
+    def log_artifact(self, run_id: str, content: bytes | str | Path, path: str) -> None:
+        """Store bytes, text, a file or a whole folder as the artifact `path` (`eval/confusion.png`) of a run."""
+        if isinstance(content, Path) and content.is_dir():
+            self.client.log_artifacts(run_id, str(content), path)
+            return
+        target = PurePosixPath(path)
+        folder = None if str(target.parent) == "." else str(target.parent)
+        if isinstance(content, Path) and content.name == target.name:
+            self.client.log_artifact(run_id, str(content), folder)
+            return
+        data = content.encode() if isinstance(content, str) else content
+        with tempfile.TemporaryDirectory(prefix="hrgrid-") as temporary:
+            file = Path(temporary) / target.name
+            file.write_bytes(data.read_bytes() if isinstance(data, Path) else data)
+            self.client.log_artifact(run_id, str(file), folder)
+
+    def read_artifact(self, run_id: str, path: str) -> bytes | None:
+        """Content of an artifact file, or None when the run has none of that name."""
+        from mlflow.exceptions import MlflowException
+
+        with tempfile.TemporaryDirectory(prefix="hrgrid-") as temporary:
+            try:
+                return Path(self.client.download_artifacts(run_id, path, temporary)).read_bytes()
+            except (MlflowException, OSError):
+                return None
+
+    def artifact_names(self, run_id: str, folder: str = "") -> list[str]:
+        """Paths of all artifact files of a run below a folder, sorted."""
+        names: list[str] = []
+        for entry in self.client.list_artifacts(run_id, folder or None):
+            names += self.artifact_names(run_id, entry.path) if entry.is_dir else [entry.path]
+        return sorted(names)
+
+    def runs(self, kind: str | None = "trial") -> list[TrackedRun]:
+        """All runs of the experiment of one kind (None: of every kind), oldest first."""
+        query = f"tags.`{KIND_TAG}` = '{kind}'" if kind else ""
+        found: list[TrackedRun] = []
+        token: str | None = None
+        while True:
+            page = self.client.search_runs(
+                [self.experiment_id], query, order_by=["attributes.start_time ASC"], page_token=token
+            )
+            found += [self._tracked(run) for run in page]
+            token = page.token
+            if not token:
+                return found
+
+    def log_summary(self, benchmark: str, files: Mapping[str, bytes], metrics: Mapping[str, float]) -> str:
+        """Write the benchmark's one summary run (the leaderboard as artifacts, counts as metrics); return its id."""
+        run_id = self.start_run(f"summary-{benchmark}", f"summary of {benchmark}", kind="summary")
+        for path, content in files.items():
+            self.log_artifact(run_id, content, path)
+        self.finish(run_id, "FINISHED", metrics=metrics)
+        return run_id
+
+    def run_url(self, run_id: str) -> str | None:
+        """Where a browser shows the run; None when no server is in front of the store."""
+        if not self.uri.startswith("http"):
+            return None
+        return f"{self.uri}/#/experiments/{self.experiment_id}/runs/{run_id}"
+
+    def _tracked(self, run: Any) -> TrackedRun:
+        return TrackedRun(
+            run_id=run.info.run_id,
+            name=run.info.run_name or "",
+            key=run.data.tags.get(KEY_TAG, ""),
+            kind=run.data.tags.get(KIND_TAG, ""),
+            status=run.info.status,
+            start_ms=int(run.info.start_time),
+            metrics=dict(run.data.metrics),
+            tags=dict(run.data.tags),
+            url=self.run_url(run.info.run_id),
+        )
+
+
+def _texts(tags: Mapping[str, str]) -> dict[str, str]:
+    return {name: str(value)[:VALUE_LIMIT] for name, value in tags.items()}
+
+
+@contextmanager
+def _one_sentence(uri: str) -> Iterator[None]:
+    try:
+        yield
+    except TrackingError:
+        raise
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise TrackingError(f"tracking store {uri} cannot be used ({reason}); give another tracking URI") from error

@@ -1,0 +1,82 @@
+"""A key depends on everything that changes numbers and on nothing else."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from orchestrator.identity import canonical_json, trial_key
+from orchestrator.provenance import capture
+from orchestrator.workload import Cell, Spec
+
+SPEC = Spec(
+    cell=Cell(name="a", facets={"task": "add"}),
+    settings={"lr": 0.01, "crop": (512, 1024), "nested": {"b": 1, "a": None}},
+    seed=0,
+    data="/somewhere",
+    data_fingerprint="f",
+    code_version="1",
+)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"cell": Cell(name="b")},
+        {"settings": {**SPEC.settings, "lr": 0.02}},
+        {"settings": {**SPEC.settings, "crop": (1024, 512)}},
+        {"seed": 1},
+        {"data_fingerprint": "g"},
+        {"code_version": "2"},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_what_changes_numbers_changes_the_key(change: dict[str, object]) -> None:
+    assert trial_key(replace(SPEC, **change)) != trial_key(SPEC)  # type: ignore[arg-type]
+
+
+def test_where_the_data_is_does_not_matter() -> None:
+    other = replace(SPEC, data="s3://elsewhere", not_comparable=("x",), cell=Cell(name="a"))
+    assert trial_key(other) == trial_key(SPEC)
+
+
+def test_a_round_trip_through_json_keeps_the_key() -> None:
+    document = json.loads(json.dumps(asdict(SPEC)))
+    assert trial_key(replace(SPEC, settings=dict(reversed(document["settings"].items())))) == trial_key(SPEC)
+
+
+def test_the_key_is_the_same_in_every_process() -> None:
+    """The literal pins the scheme: a change of it would orphan every stored result."""
+    assert trial_key(SPEC) == "985db6d8e8ea701d"
+
+
+def test_values_without_one_text_are_refused() -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        canonical_json({"x": float("nan")})
+
+
+def test_provenance_outside_git_names_the_rest(tmp_path: Path) -> None:
+    facts = capture(tmp_path)
+    assert facts["git_commit"] is None
+    assert facts["git_dirty"] is None
+    assert facts["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert json.loads(json.dumps(facts)) == facts
+
+
+def test_provenance_inside_git(tmp_path: Path) -> None:
+    def git(*args: str) -> str:
+        settings = ("-c", "user.name=t", "-c", "user.email=t@example.org")
+        command = ["git", "-C", str(tmp_path), *settings, *args]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    git("init", "-q")
+    git("commit", "-q", "--allow-empty", "-m", "one")
+    assert capture(tmp_path)["git_commit"] == git("rev-parse", "HEAD")
+    assert capture(tmp_path)["git_dirty"] is False
+    (tmp_path / "new").write_text("")
+    assert capture(tmp_path)["git_dirty"] is True
