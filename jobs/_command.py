@@ -31,14 +31,8 @@ INTERRUPTED = 130
 class CommandParser(argparse.ArgumentParser):
     """An argument parser whose complaints are one sentence with the near miss, and whose options are never cut."""
 
-    def __init__(self, prog: str, description: str, epilog: str | None = None) -> None:
-        super().__init__(
-            prog=prog,
-            description=description,
-            epilog=epilog,
-            allow_abbrev=False,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
+    def __init__(self, prog: str, description: str) -> None:
+        super().__init__(prog=prog, description=description, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
         """Raise `UsageError` in place of printing the usage and leaving."""
@@ -50,9 +44,16 @@ class CommandParser(argparse.ArgumentParser):
         raise UsageError(f"{message} (see {self.prog} --help)")
 
     def _near_option(self, word: str) -> str:
-        known = [option for action in self._actions for option in action.option_strings]
-        near = difflib.get_close_matches(word.split("=")[0], known, n=1)
+        near = difflib.get_close_matches(word.split("=")[0], _options_of(self), n=1)
         return f"; did you mean {near[0]}?" if near else ""
+
+
+def _options_of(parser: argparse.ArgumentParser) -> list[str]:
+    known = [option for action in parser._actions for option in action.option_strings]
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            known += [option for below in action.choices.values() for option in _options_of(below)]
+    return known
 
 
 def complain(message: str) -> None:

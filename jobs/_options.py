@@ -19,6 +19,7 @@ __all__ = [
     "add_name",
     "add_places",
     "add_storage",
+    "add_yes",
     "facets",
     "overrides_for",
     "positive",
@@ -104,6 +105,11 @@ def add_gangs(parser: argparse.ArgumentParser) -> None:
         "size (default: as the recipe says, as far as the cluster allows)",
     )
     group.add_argument("--cpus-per-worker", type=positive, metavar="N", help="CPU cores of one worker")
+    group.add_argument(
+        "--cluster",
+        metavar="SHAPE",
+        help="plan for this in place of what is there now: 'gpus=8,memory=80', 'cpus=16,workers=4'",
+    )
     add_address(parser)
 
 
@@ -147,3 +153,8 @@ def overrides_for(name: str, texts: Sequence[str]) -> dict[str, str]:
     """Parse `[PATTERN:]KEY=VALUE` texts and keep what applies to the recipe `name`; raises UsageError."""
     chosen = [o for o in parse_overrides(texts) if o.pattern is None or fnmatchcase(name, o.pattern)]
     return {override.key: override.value for override in chosen}
+
+
+def add_yes(parser: argparse.ArgumentParser) -> None:
+    """Do not ask."""
+    parser.add_argument("--yes", action="store_true", help="do not ask on a terminal whether the plan is right")

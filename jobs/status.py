@@ -67,7 +67,7 @@ def _facts(entry: Entry, record: TrialRecord) -> dict[str, Any]:
         "state": record.state,
         "step": progress.get("step"),
         "total": progress.get("total"),
-        "metrics": dict(record.metrics),
+        "metrics": {**(progress.get("metrics") or {}), **record.metrics},
         "run_id": record.run_id,
         "age_seconds": None if record.age is None else round(record.age, 1),
         "error": result.get("error") if record.state == "failed" else None,

@@ -118,6 +118,15 @@ class Ledger:
             raise ValueError(f"a result's state is finished, failed or stopped, not {document.get('state')!r}")
         self.storage.write_json(f"trials/{key}/result.json", {"ended": self.clock(), **document})
 
+    def write_picture(self, key: str, name: str, png: bytes) -> None:
+        """Keep a picture of the evaluation for reports."""
+        self.storage.write_bytes(f"trials/{key}/pictures/{name}", png)
+
+    def pictures(self, key: str, limit: int = 4) -> dict[str, bytes]:
+        """Return the first pictures of a trial by name, as PNG files."""
+        folder = f"trials/{key}/pictures"
+        return {name: self.storage.read_bytes(f"{folder}/{name}") for name in self.storage.list(folder)[:limit]}
+
     def progress(self, key: str) -> Mapping[str, Json] | None:
         """Return the last progress, or None."""
         document: Mapping[str, Json] | None = self.storage.find_json(f"trials/{key}/progress.json")

@@ -25,6 +25,16 @@ KEY_TAG: Final = "hrgrid.key"
 KIND_TAG: Final = "hrgrid.kind"
 PARAMS_PER_BATCH: Final = 100
 """Limit of MLflow's `log_batch` for params and for tags."""
+_ENVIRONMENT: Final = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
+for _name, _value in _ENVIRONMENT.items():  # MLflow reads these when it is imported
+    os.environ.setdefault(_name, _value)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,23 +57,11 @@ class TrackedRun:
 
 def open_client(uri: str) -> Any:
     """Return an `MlflowClient` that sends no telemetry and gives up on a silent server within about a minute."""
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
     for chatty in ("alembic", "mlflow"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     from mlflow import MlflowClient
 
     return MlflowClient(tracking_uri=uri)
-
-
-_ENVIRONMENT: Final = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "DO_NOT_TRACK": "true",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
-    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-}
 
 
 class Tracker:

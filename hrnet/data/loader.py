@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -125,10 +125,11 @@ def _load_ahead(iterations: _Iterations, numbers: range, processes: int) -> Iter
     try:
         for batch in batches:
             yield _checked(batch)
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+    except (RuntimeError, EOFError, ConnectionError, FileNotFoundError) as error:
+        # What a killed process leaves depends on what it was doing: torch notices, or a socket is gone.
+        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
             raise
-        raise TrainingError(f"a loading process died, often for want of memory: {error}") from error
+        raise TrainingError(f"a loading process died, often for want of memory ({error!r})") from error
     finally:
         # Its own destructor would do this at some later time.
         batches._shutdown_workers()  # type: ignore[attr-defined]
@@ -140,7 +141,7 @@ def _checked(batch: Batch | DataError) -> Batch:
     return batch
 
 
-def _as_it_is(batch: Batch | DataError) -> Batch | DataError:
+def _as_it_is(batch: Any) -> Any:
     return batch
 
 

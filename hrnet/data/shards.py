@@ -144,9 +144,9 @@ class Split:
         try:
             with self._lock:
                 table = self._open(number).read_row_group(index - self._starts[number], use_threads=False)
-            row: dict[str, Any] = table.to_pylist()[0]
         except (OSError, pa.ArrowException) as error:
             raise self._unreadable(number, error) from error
+        row: dict[str, Any] = table.to_pylist()[0]
         return row
 
     def fetch(self) -> None:
@@ -157,10 +157,10 @@ class Split:
     def _column(self, number: int, name: str) -> list[str]:
         try:
             with self._lock:
-                column: list[str] = self._open(number).read(columns=[name], use_threads=False)[name].to_pylist()
+                table = self._open(number).read(columns=[name], use_threads=False)
         except (OSError, pa.ArrowException) as error:
             raise self._unreadable(number, error) from error
-        return column
+        return [str(value) for value in table[name].to_pylist()]
 
     def _unreadable(self, number: int, error: Exception) -> DataError:
         file = self.shards[number].file

@@ -175,7 +175,7 @@ def _contrast(image: Image, rng: Draws) -> Image:
 
 def _linear_table(alpha: float, beta: float) -> Image:
     values = np.arange(256, dtype=np.float32) * float(alpha) + float(beta)
-    return np.clip(values, 0, 255).astype(np.uint8)
+    return _uint8(np.clip(values, 0, 255).astype(np.uint8))
 
 
 def _look_up(image: Image, table: Image) -> Image:
@@ -205,7 +205,7 @@ def train_transform(image: Image, label: Image, recipe: Augmentation, rng: Draws
     label = label[top:bottom, left:right]
     image = resize_image(image, size)[top:bottom, left:right]
     if rng.random() < recipe.flip_prob:
-        image, label = image[:, ::-1], label[:, ::-1]
+        image, label = _uint8(cv2.flip(image, 1)), _uint8(cv2.flip(label, 1))
     image, label = np.ascontiguousarray(image), np.ascontiguousarray(label)
     if recipe.photometric:
         image = photometric_distortion(image, rng)

@@ -28,15 +28,14 @@ __all__ = ["Encoded", "ShardWriter", "encode", "fingerprint", "partial_counts", 
 SHARD_BYTES = 128 * 2**20
 """A shard is closed when it holds this much."""
 
-_SCHEMA = pa.schema(
-    [
-        ("name", pa.string()),
-        ("image", pa.binary()),
-        ("label", pa.binary()),
-        ("height", pa.int32()),
-        ("width", pa.int32()),
-    ]
-)
+_COLUMNS: dict[str, pa.DataType] = {
+    "name": pa.string(),
+    "image": pa.binary(),
+    "label": pa.binary(),
+    "height": pa.int32(),
+    "width": pa.int32(),
+}
+_SCHEMA = pa.schema(_COLUMNS)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,7 +85,7 @@ def sample_digest(name: str, image: bytes, label: NDArray[np.uint8]) -> str:
     """Return a hash of a sample's content that no encoder, library version or clock changes."""
     total = hashlib.sha256(f"{name}\n{label.shape[0]}x{label.shape[1]}\n".encode())
     total.update(hashlib.sha256(image).digest())
-    total.update(hashlib.sha256(np.ascontiguousarray(label)).digest())
+    total.update(hashlib.sha256(np.ascontiguousarray(label).data).digest())
     return total.hexdigest()
 
 
@@ -141,7 +140,7 @@ class ShardWriter:
         if self._writer is None:
             self._open()
         assert self._writer is not None
-        row = {key: [getattr(sample, key)] for key in _SCHEMA.names}
+        row = {key: [getattr(sample, key)] for key in _COLUMNS}
         self._writer.write_table(pa.table(row, schema=_SCHEMA))
         self._held += size
         self._shards[-1]["images"] += 1

@@ -26,11 +26,11 @@ Floats = NDArray[np.float64]
 class Scores:
     """Scores over all pixels counted. A class without pixels has no value (NaN) and no part in a mean."""
 
-    mIoU: float  # noqa: N815
+    mIoU: float
     """Mean over classes of intersection over union, in percent, unrounded; NaN if nothing was counted."""
-    mAcc: float  # noqa: N815
+    mAcc: float
     """Mean over classes of the share of their pixels that were found, in percent."""
-    aAcc: float  # noqa: N815
+    aAcc: float
     """Share of all pixels that were classified correctly, in percent."""
     iou: Floats
     """Intersection over union per class, 0..1; NaN where neither label nor prediction has the class."""
@@ -116,7 +116,9 @@ def _pairs(labels: NDArray[np.uint8], predictions: NDArray[np.uint8]) -> Ints:
 
 
 def _ratio(part: Ints, whole: Ints) -> Floats:
-    return np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
+    ratios: Floats = np.full(part.shape, np.nan)
+    np.divide(part, whole, out=ratios, where=whole > 0)
+    return ratios
 
 
 def _mean(values: Floats) -> float:

@@ -18,7 +18,7 @@ from hrnet.errors import DataError
 from hrnet.model.backbone import resize
 from hrnet.recipes import Recipe
 
-__all__ = ["scaled_size", "segment", "view_sizes", "windows"]
+__all__ = ["network_logits", "scaled_size", "segment", "view_sizes", "windows"]
 
 Image = NDArray[np.uint8]
 
@@ -67,7 +67,7 @@ def segment(
     """Return the class map (H,W) uint8 of an image.
 
     Args:
-        model: a segmentor in evaluation mode.
+        model: a segmentor; it works in evaluation mode and is left in the mode it was in.
         image_bgr: (H,W,3) uint8, blue first as OpenCV reads it.
         recipe: says at what size and how (whole, by windows) the network sees the image.
         ms_flip: average class probabilities over `tta_ratios` and, with `tta_flip`, mirrored images.
@@ -79,6 +79,16 @@ def segment(
     if image_bgr.ndim != 3 or image_bgr.shape[2] != 3 or image_bgr.dtype != np.uint8:
         raise DataError(f"an image must be HxWx3 of uint8, got {image_bgr.shape} of {image_bgr.dtype}")
     where = next(model.parameters()).device if device is None else torch.device(device)
+    if not model.training:
+        return _segment(model, image_bgr, recipe, where, ms_flip=ms_flip)
+    model.eval()
+    try:
+        return _segment(model, image_bgr, recipe, where, ms_flip=ms_flip)
+    finally:
+        model.train()
+
+
+def _segment(model: nn.Module, image_bgr: Image, recipe: Recipe, where: torch.device, *, ms_flip: bool) -> Image:
     height, width = image_bgr.shape[:2]
     if not ms_flip:
         size = scaled_size(height, width, recipe.test_scale)

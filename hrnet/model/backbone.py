@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from hrnet.recipes import Width
 
-__all__ = ["LAYOUTS", "HRNet", "Layout", "resize"]
+__all__ = ["LAYOUTS", "Conv2d", "HRNet", "Layout", "resize"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,8 +47,15 @@ def resize(x: Tensor, size: Sequence[int]) -> Tensor:
     return functional.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
 
 
-def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
+class Conv2d(nn.Conv2d):
+    """A convolution that is made without values: torch's would be drawn from the global generator, for nothing."""
+
+    def reset_parameters(self) -> None:
+        """Leave the storage as it is; `build_model` initialises the whole network."""
+
+
+def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> Conv2d:
+    return Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
 
 
 def _conv_norm(inputs: int, outputs: int, kernel: int, stride: int = 1, *, relu: bool = True) -> nn.Sequential:

@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from hrnet.model.backbone import resize
+from hrnet.model.backbone import Conv2d, resize
 
 __all__ = ["FCNHead"]
 
@@ -16,7 +16,7 @@ __all__ = ["FCNHead"]
 class _ConvNorm(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 1, bias=False)
+        self.conv = Conv2d(channels, channels, 1, bias=False)
         self.bn = nn.BatchNorm2d(channels)
         self.relu = nn.ReLU(inplace=True)
 
@@ -30,7 +30,7 @@ class FCNHead(nn.Module):
     def __init__(self, channels: Sequence[int], num_classes: int) -> None:
         super().__init__()
         # The classifier comes first because published state dicts, and with them optimizer states, have it first.
-        self.conv_seg = nn.Conv2d(sum(channels), num_classes, 1)
+        self.conv_seg = Conv2d(sum(channels), num_classes, 1)
         self.convs = nn.ModuleList([_ConvNorm(sum(channels))])
 
     def forward(self, branches: Sequence[Tensor]) -> Tensor:

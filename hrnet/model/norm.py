@@ -23,7 +23,7 @@ def synchronise_batch_norm(model: M, process_group: Group | None = None) -> M:
     if not distributed.is_initialized() or distributed.get_world_size(process_group) == 1:
         return model
     if next(model.parameters()).is_cuda:
-        nn.SyncBatchNorm.convert_sync_batchnorm(model, process_group)
+        nn.SyncBatchNorm.convert_sync_batchnorm(model, process_group)  # type: ignore[no-untyped-call]
         return model
     for parent in list(model.modules()):
         for name, child in parent.named_children():
@@ -56,7 +56,9 @@ class GangBatchNorm2d(nn.BatchNorm2d):
         var, mean = torch.var_mean(statistics, (0, 2, 3), correction=0)
         count, mean, var = _over_gang(statistics.numel() // statistics.shape[1], mean, var, self.process_group)
         self._follow(mean, var * (count / max(count - 1, 1)))
-        out: Tensor = _Normalise.apply(input, self.weight, self.bias, mean, var, count, self.eps, self.process_group)
+        out: Tensor = _Normalise.apply(  # type: ignore[no-untyped-call]
+            input, self.weight, self.bias, mean, var, count, self.eps, self.process_group
+        )
         return out
 
     def _follow(self, mean: Tensor, unbiased_var: Tensor) -> None:
@@ -74,7 +76,7 @@ def _over_gang(count: int, mean: Tensor, var: Tensor, group: Group | None) -> tu
     own = torch.cat([mean.new_tensor([count]), mean, var])
     shares = [torch.empty_like(own) for _ in range(distributed.get_world_size(group))]
     distributed.all_gather(shares, own, group=group)
-    counts, means, variances = torch.stack(shares).split([1, len(mean), len(mean)], dim=1)
+    counts, means, variances = torch.split(torch.stack(shares), [1, len(mean), len(mean)], dim=1)
     total = counts.sum()
     mean = (counts * means).sum(0) / total
     var = (counts * (variances + (means - mean).square())).sum(0) / total
@@ -103,8 +105,9 @@ class _Normalise(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean, var = ctx.saved_tensors
+        layout = torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
         grad_x, grad_weight, grad_bias = torch.ops.aten.native_batch_norm_backward(
-            grad.contiguous(), x, weight, mean, var, None, None, False, ctx.eps, [True, True, True]
+            grad.contiguous(memory_format=layout), x, weight, mean, var, None, None, False, ctx.eps, [True, True, True]
         )
         sums = torch.stack([grad_weight, grad_bias])
         distributed.all_reduce(sums, group=ctx.group)

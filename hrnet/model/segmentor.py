@@ -16,7 +16,7 @@ __all__ = ["HRNetSegmentor", "build_model"]
 
 
 class HRNetSegmentor(nn.Module):
-    """HRNet with a fully convolutional head."""
+    """HRNet with a fully convolutional head. Its convolutions hold no values yet: `build_model` initialises it."""
 
     def __init__(self, width: Width, num_classes: int) -> None:
         super().__init__()
@@ -41,21 +41,16 @@ def build_model(width: Width, num_classes: int, seed: int | None = None) -> HRNe
         raise RecipeError(f"there is no width {width!r}{suggestion(width, WIDTHS)}")
     if not 1 <= num_classes <= 254:
         raise RecipeError(f"num_classes must be a whole number from 1 to 254, got {num_classes}")
-    # Built without storage: torch's own initialisation would draw from the global generator, for nothing.
-    with torch.device("meta"):
-        model = HRNetSegmentor(width, num_classes)
-    model.to_empty(device="cpu")
+    model = HRNetSegmentor(width, num_classes)
     _initialise(model, None if seed is None else torch.Generator().manual_seed(seed))
     return model
 
 
 def _initialise(model: HRNetSegmentor, generator: torch.Generator | None) -> None:
-    """Convolutions: Kaiming normal over the outputs; normalisation: identity; classifier: N(0, 0.01), no offset."""
+    """Convolutions: Kaiming normal over the outputs; classifier: N(0, 0.01), no offset; normalisation is identity."""
     for module in model.modules():
         if module is model.decode_head.conv_seg:
             nn.init.normal_(model.decode_head.conv_seg.weight, std=0.01, generator=generator)
             nn.init.zeros_(cast(Tensor, model.decode_head.conv_seg.bias))
         elif isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu", generator=generator)
-        elif isinstance(module, nn.BatchNorm2d):
-            module.reset_parameters()

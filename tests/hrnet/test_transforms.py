@@ -166,9 +166,7 @@ def test_preprocessor_equals_the_reference(parity_dir: Path) -> None:
     np.testing.assert_array_equal(normalise(batch.images, batch.sizes).numpy(), arrays["prep_out"])
     np.testing.assert_array_equal(batch.labels[0].numpy(), arrays["prep_out_label"])
     whole = torch.from_numpy(arrays["prep_image_bgr"])[None]
-    np.testing.assert_array_equal(
-        normalise(whole, torch.tensor([[9, 10]])).numpy(), arrays["prep_out_test_mode"]
-    )
+    np.testing.assert_array_equal(normalise(whole, torch.tensor([[9, 10]])).numpy(), arrays["prep_out_test_mode"])
 
 
 def test_normalise_gives_contiguous_channels_last() -> None:

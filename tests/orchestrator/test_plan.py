@@ -98,7 +98,7 @@ def test_workers_that_cannot_be(workers: int | Sequence[str], words: str) -> Non
     ],
 )  # fmt: skip
 def test_what_never_fits_is_blocked(cluster: ClusterShape, options: dict[str, object], words: str) -> None:
-    plan = one(cluster=cluster, **options)
+    plan = one(None, cluster=cluster, **options)
     assert plan.trials[0].action == "blocked"
     assert re.search(words, plan.trials[0].reason)
     assert plan.to_run == ()

@@ -13,13 +13,13 @@ from hrnet.data.prepare.labels import NO_CLASS, label_table
 from hrnet.data.transforms import IGNORE
 from hrnet.errors import DataError
 
-__all__ = ["IMAGES", "LABELS", "LABEL_IDS", "TRAIN_IDS", "find", "id_table", "is_cityscapes"]
+__all__ = ["IMAGES", "LABELS", "LABEL_IDS", "TRAIN_ID", "TRAIN_IDS", "find", "id_table", "is_cityscapes"]
 
 IMAGES, LABELS = "leftImg8bit", "gtFine"
 TRAIN_IDS, LABEL_IDS = "_gtFine_labelTrainIds.png", "_gtFine_labelIds.png"
 
 _LAST_ID = 33
-_TRAIN_ID = {
+TRAIN_ID = {
     7: 0, 8: 1, 11: 2, 12: 3, 13: 4, 17: 5, 19: 6, 20: 7, 21: 8, 22: 9, 23: 10, 24: 11, 25: 12, 26: 13, 27: 14,
     28: 15, 31: 16, 32: 17, 33: 18,
 }  # fmt: skip
@@ -35,7 +35,7 @@ def id_table() -> NDArray[np.int16]:
     """Return the training id of each value of a labelIds file; ids run from 0 to 33."""
     table = np.full(256, NO_CLASS, dtype=np.int16)
     table[: _LAST_ID + 1] = IGNORE
-    for label_id, train_id in _TRAIN_ID.items():
+    for label_id, train_id in TRAIN_ID.items():
         table[label_id] = train_id
     # The id -1 (license plate) becomes 255 where someone drew it into an 8-bit file.
     table[IGNORE] = IGNORE
@@ -58,7 +58,10 @@ def find(source: Path, card: Card) -> Found:
     return Found(
         card=card,
         splits={
-            split: [_pair(image, folder, source / LABELS / split, card, tables) for image in image_files(folder, card.image_suffix)]
+            split: [
+                _pair(image, folder, source / LABELS / split, card, tables)
+                for image in image_files(folder, card.image_suffix)
+            ]
             for split, folder in present.items()
         },
     )

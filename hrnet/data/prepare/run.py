@@ -119,9 +119,10 @@ def recognise(source: Path, *, dataset: str | None = None, card: Card | str | Pa
         return _published(source, "cityscapes")
     if (_ade_root(source) / "images" / "training").is_dir() or (_ade_root(source) / "images" / "validation").is_dir():
         return _published(source, "ade20k")
+    looked = f"a card ({', '.join(CARD_FILES)}), {cityscapes.IMAGES}/ with {cityscapes.LABELS}/ (cityscapes)"
     raise DataError(
-        f"{source} is no data set that is known: looked for a card ({', '.join(CARD_FILES)}), {cityscapes.IMAGES}/ with "
-        f"{cityscapes.LABELS}/ (cityscapes) and images/training|validation (ade20k); name the data set or give a card"
+        f"{source} is no data set that is known: looked for {looked} and images/training|validation (ade20k); "
+        f"name the data set or give a card"
     )
 
 
@@ -193,9 +194,10 @@ def _signature(found: Found) -> str:
 
 
 def _check_destination(where: str) -> None:
-    if is_local(where) and Path(where).exists() and read(where, MANIFEST) is None:
-        if not Path(where).is_dir() or any(Path(where).iterdir()):
-            raise DataError(f"{where} exists and is no prepared data set; choose a new folder as the destination")
+    if not is_local(where) or not Path(where).exists() or read(where, MANIFEST) is not None:
+        return
+    if not Path(where).is_dir() or any(Path(where).iterdir()):
+        raise DataError(f"{where} exists and is no prepared data set; choose a new folder as the destination")
 
 
 def _is_up_to_date(where: str, signature: str) -> bool:
@@ -215,9 +217,10 @@ def _write(
             return
         there = open_dataset(where)
         if there.fingerprint != manifest["fingerprint"]:
+            prints = f"fingerprint {there.fingerprint[:12]}, new {manifest['fingerprint'][:12]}"
             raise DataError(
-                f"{where} already holds {there.card.title} with other content (fingerprint {there.fingerprint[:12]}, new "
-                f"{manifest['fingerprint'][:12]}); choose another destination, or force it"
+                f"{where} already holds {there.card.title} with other content ({prints}); "
+                f"choose another destination, or force it"
             )
 
     if is_local(where):

@@ -1,0 +1,212 @@
+"""From a command's options to a plan: the half that `hrgrid plan` and `hrgrid launch` share. Starts nothing."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jobs._options import facets, settings
+from jobs._show import duration, plural, print_table
+from jobs._wiring import HrnetWorkload
+from orchestrator.errors import ClusterError, UsageError
+from orchestrator.grid import Trial, expand, parse_overrides, select
+from orchestrator.ledger import Ledger, TrialRecord
+from orchestrator.plan import ClusterShape, Plan, PlannedTrial, make_plan, measured_rate, parse_cluster
+from orchestrator.settings import Settings
+from orchestrator.storage import Storage
+from orchestrator.workload import Problem
+
+__all__ = ["Draft", "cluster_shape", "draft", "obstacles", "plan_facts", "print_plan", "require_data", "trial_name"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Draft:
+    """A plan with what it was made from."""
+
+    settings: Settings
+    workload: HrnetWorkload
+    trials: tuple[Trial, ...]
+    records: Mapping[str, TrialRecord]
+    plan: Plan
+
+
+def require_data(args: argparse.Namespace) -> None:
+    """Raise UsageError if no data was given."""
+    if args.data is None:
+        raise UsageError(
+            "no data was given: pass --data URI (or set HRGRID_DATA) with what hrgrid data prepare has written"
+        )
+
+
+def cluster_shape(args: argparse.Namespace) -> ClusterShape:
+    """The cluster to plan for: the one described, the Ray cluster named, or this machine; raises an OrchestratorError.
+
+    A Ray cluster that still grows is taken at its full size, which its gang budget on the head declares.
+    """
+    if args.cluster:
+        return parse_cluster(args.cluster)
+    address = args.address or os.environ.get("RAY_ADDRESS") or "local"
+    if address.startswith("http"):
+        raise UsageError(f"{address} takes jobs: use hrgrid submit, or give the cluster's own address such as host:6379")
+    return _this_machine() if address == "local" else _ray_cluster(address)
+
+
+def _this_machine() -> ClusterShape:
+    cpus = len(os.sched_getaffinity(0))
+    if any(Path("/dev").glob("nvidia[0-9]*")):
+        import torch
+
+        gpus = torch.cuda.device_count()
+        if gpus:
+            memory = min(torch.cuda.get_device_properties(i).total_memory for i in range(gpus)) / 1e9
+            return ClusterShape(slots=gpus, kind="GPU", cpus=cpus, gpus=gpus, gpu_memory_gb=round(memory, 1))
+    return ClusterShape(slots=cpus, cpus=cpus)
+
+
+def _ray_cluster(address: str) -> ClusterShape:
+    from orchestrator.raystart import SLOTS, connect
+
+    connect(address=address, slots=0, cpus=0)
+    import ray
+
+    resources = ray.cluster_resources()
+    cpus, gpus, slots = (int(resources.get(name, 0)) for name in ("CPU", "GPU", SLOTS))
+    if not gpus and cpus:
+        return ClusterShape(slots=slots or cpus, cpus=cpus)
+    if not gpus and not slots:
+        raise ClusterError(f"the Ray cluster {address} has neither CPUs nor GPUs, nor {SLOTS} to say what it will have")
+    per_gpu = cpus / gpus if gpus else _CPUS_PER_GPU
+    total = max(gpus, slots)
+    return ClusterShape(slots=total, kind="GPU", cpus=int(per_gpu * total), gpus=total)
+
+
+def draft(args: argparse.Namespace, cluster: ClusterShape, *, free_dead: bool = False) -> Draft:
+    """Choose cells, complete them, look up what is known of them, check what would run, and decide.
+
+    With `free_dead`, trials whose launch on this machine was killed are taken over at once. Raises an HrnetError or OrchestratorError for the first option that cannot be.
+    """
+    places = settings(args)
+    workload = HrnetWorkload(data=args.data)
+    cells = select(workload.cells(), facets(args), args.names)
+    overrides = parse_overrides(args.overrides)
+    trials = expand(workload, cells, overrides, args.seeds, args.data, note=_note)
+    if free_dead:
+        from orchestrator.scheduler import free_dead_trials
+
+        free_dead_trials(places, [trial.key for trial in trials])
+    records = Ledger(Storage(places.storage)).trials(trial.key for trial in trials)
+    estimates = {trial.key: trial.estimate for trial in trials}
+    plan = make_plan(
+        trials,
+        records,
+        cluster,
+        workers=args.workers,
+        cpus_per_worker=args.cpus_per_worker,
+        problems=_problems(workload, trials, records) if args.data else {},
+        rate=measured_rate(records, estimates),
+    )
+    return Draft(settings=places, workload=workload, trials=tuple(trials), records=records, plan=plan)
+
+
+def obstacles(plan: Plan) -> list[str]:
+    """One sentence for everything that keeps a trial of the plan from running; the same obstacle is said once."""
+    blocked = [trial for trial in plan.trials if trial.action == "blocked"]
+    names: dict[str, list[str]] = {}
+    for trial in blocked:
+        names.setdefault(trial.reason, []).append(trial.spec.cell.name)
+    return [
+        f"{cells[0]}{f' and {len(cells) - 1} more' if len(cells) > 1 else ''}: {reason}"
+        for reason, cells in names.items()
+    ]
+
+
+def trial_name(trial: PlannedTrial) -> str:
+    """The name that people see: the cell's, with the seed when it is not 0."""
+    return trial.spec.cell.name + (f" seed {trial.spec.seed}" if trial.spec.seed else "")
+
+
+def print_plan(made: Draft) -> None:
+    """Print what will be done with every trial, and for how long."""
+    plan = made.plan
+    columns = ("cell", "action", "workers", "cores", "iterations", "start", "end", "why")
+    rows = [_row(trial) for trial in plan.trials]
+    print_table(columns, rows, right={"workers", "cores", "iterations", "start", "end"})
+    counts = [f"{plan.count(action)} {word}" for action, word in _WORDS.items() if plan.count(action)]
+    print(f"\n{plural(len(plan.trials), 'cell')}: {', '.join(counts)}; cluster: {plan.cluster}")
+    if plan.finish_seconds is not None and plan.to_run:
+        unit = "GPU-hours" if plan.cluster.kind == "GPU" else "worker-hours"
+        bound = duration(plan.bound_seconds)
+        print(f"expected: {duration(plan.finish_seconds)} ({plan.slot_hours:.1f} {unit}; no order is below {bound})")
+    elif plan.to_run:
+        print("expected: unknown until a cell has run here and its speed is measured")
+
+
+def plan_facts(made: Draft) -> dict[str, Any]:
+    """The plan as JSON values."""
+    plan = made.plan
+    return {
+        "benchmark": made.settings.benchmark,
+        "storage": made.settings.storage,
+        "tracking": made.settings.tracking,
+        "cluster": str(plan.cluster),
+        "counts": {action: plan.count(action) for action in _WORDS},
+        "finish_seconds": plan.finish_seconds,
+        "bound_seconds": plan.bound_seconds,
+        "slot_hours": plan.slot_hours,
+        "cells": [_cell_facts(trial) for trial in plan.trials],
+    }
+
+
+_CPUS_PER_GPU = 4
+"""Of a cluster that has not started a single worker yet; what the smallest GPU instances of clouds have."""
+
+_WORDS = {"run": "to run", "resume": "to resume", "skip": "to skip", "blocked": "blocked"}
+
+
+def _cell_facts(trial: PlannedTrial) -> dict[str, Any]:
+    return {
+        "cell": trial.spec.cell.name,
+        "seed": trial.spec.seed,
+        "key": trial.key,
+        **trial.spec.cell.facets,
+        "action": trial.action,
+        "reason": trial.reason,
+        "workers": trial.workers,
+        "cpus_per_worker": trial.cpus_per_worker,
+        "gpus_per_worker": trial.gpus_per_worker,
+        "iterations": trial.estimate.iterations,
+        "resume_step": trial.resume_step,
+        "memory_gb": trial.estimate.memory_gb * trial.estimate.workers / trial.workers,
+        "seconds": trial.seconds,
+        "start": trial.start,
+        "end": trial.end,
+        "not_comparable": list(trial.spec.not_comparable),
+    }
+
+
+def _row(trial: PlannedTrial) -> Sequence[str]:
+    left = trial.estimate.iterations - (trial.resume_step or 0)
+    needs = (str(trial.workers), str(trial.cpus_per_worker), str(left)) if trial.runs else ("-", "-", "-")
+    return trial_name(trial), trial.action, *needs, duration(trial.start), duration(trial.end), trial.reason
+
+
+def _problems(
+    workload: HrnetWorkload, trials: Sequence[Trial], records: Mapping[str, TrialRecord]
+) -> dict[str, list[str]]:
+    """Sentences from the preflight of every trial that is not finished."""
+    todo = [trial for trial in trials if records[trial.key].state != "finished"]
+    return {trial.key: [_sentence(problem) for problem in workload.preflight(trial.spec)] for trial in todo}
+
+
+def _sentence(problem: Problem) -> str:
+    told = problem.message
+    return told if problem.where in told else f"{problem.where}: {told}"
+
+
+def _note(text: str) -> None:
+    print(f"hrgrid: note: {text}", file=sys.stderr)

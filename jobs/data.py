@@ -1,0 +1,193 @@
+"""`hrgrid data synth|prepare|check|preview`: from images on disk to a checked, prepared data set that one has seen."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hrnet.errors import DataError
+from jobs._command import MISUSED, CommandParser, main_of
+from jobs._options import add_json, positive
+from jobs._show import console, plural
+from orchestrator.settings import absolute_uri
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from hrnet.data.prepare.run import Prepared
+
+HELP = "Make synthetic data, prepare a data set, check it, draw it."
+
+SYNTHETIC = ("cityscapes", "ade20k")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """One subcommand for each step."""
+    steps = parser.add_subparsers(dest="step", required=True, metavar="synth|prepare|check|preview")
+    _add_synth(_step(steps, "synth", "Draw a small, learnable copy of a data set in its native layout.", synth))
+    _add_prepare(_step(steps, "prepare", "Turn an unpacked download into checked shards with a manifest.", prepare))
+    for name, text, action in (
+        ("check", "Verify a prepared data set: hashes, every image and label, values.", check),
+        ("preview", "Draw samples of a prepared data set with their labels and a legend.", preview),
+    ):
+        step = _step(steps, name, text, action)
+        step.add_argument("data", type=absolute_uri, metavar="URI", help="a prepared data set")
+        add_json(step)
+        if name == "check":
+            step.add_argument("--quick", action="store_true", help="hashes and sizes alone, no decoding")
+        else:
+            step.add_argument("--to", type=Path, default=Path(), metavar="DIR", help="where to write (default: here)")
+            step.add_argument("--split", choices=("train", "val"), default="train")
+            step.add_argument("--count", type=positive, default=8, metavar="N", help="samples (default %(default)s)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the step."""
+    step: Callable[[argparse.Namespace], int] = args.action
+    return step(args)
+
+
+def synth(args: argparse.Namespace) -> int:
+    """Draw a synthetic data set."""
+    from hrnet.data.synthetic import synthesise
+
+    where = synthesise(args.dataset, args.to, train=args.train, val=args.val, size=args.size, seed=args.seed)
+    facts = {"dataset": args.dataset, "path": str(where), "train": args.train, "val": args.val}
+    if args.json:
+        print(json.dumps(facts, indent=1))
+    else:
+        print(f"{args.dataset}: {args.train} training and {args.val} validation images drawn in {where}")
+        print(f"next: hrgrid data prepare {where} --to DIR")
+    return 0
+
+
+def prepare(args: argparse.Namespace) -> int:
+    """Prepare a data set; it becomes the folder of its name below `--to`."""
+    from hrnet.data.prepare.run import prepare as convert
+    from hrnet.data.prepare.run import recognise
+
+    name = recognise(args.source, dataset=args.dataset, card=args.card).card.name
+    destination = f"{args.to}/{name}"
+    with _progress(args.json) as report:
+        done = convert(
+            args.source, destination, dataset=args.dataset, card=args.card, force=args.force, progress=report
+        )
+    if args.json:
+        print(json.dumps(_prepared_facts(done), indent=1))
+        return 0
+    images = ", ".join(f"{count} {split}" for split, count in done.images.items())
+    how = "is there already, made of the same files" if done.skipped else "prepared"
+    print(f"{done.card.title} {how}: {images} images in {done.uri} (fingerprint {done.fingerprint[:12]})")
+    for note in done.notes:
+        print(f"note: {note}")
+    print(f"next: hrgrid data check {done.uri}, then hrgrid plan --dataset {name} --data {args.to}")
+    return 0
+
+
+def check(args: argparse.Namespace) -> int:
+    """Verify a prepared data set; exit code 2 if something is wrong."""
+    from hrnet.data.check import check as verify
+
+    report = verify(args.data, quick=args.quick)
+    fatal = [finding for finding in report.findings if finding.fatal]
+    if args.json:
+        found = [{"where": f.where, "message": f.message, "fatal": f.fatal} for f in report.findings]
+        print(json.dumps({"data": args.data, "name": report.card.name, "sound": not fatal, "findings": found}, indent=1))
+    else:
+        for finding in report.findings:
+            print(f"{'error' if finding.fatal else 'note'}: {finding.where}: {finding.message}")
+        verdict = plural(len(fatal), "error") if fatal else "sound" if not args.quick else "hashes and sizes are right"
+        print(f"{report.card.title} in {args.data}: {verdict}")
+    return MISUSED if fatal else 0
+
+
+def preview(args: argparse.Namespace) -> int:
+    """Draw samples, evenly spaced over a split."""
+    from hrnet.data.shards import open_dataset
+    from hrnet.draw import contact_sheet
+
+    dataset = open_dataset(args.data)
+    split = dataset.split(args.split)
+    count = min(args.count, len(split))
+    samples = (split[index * len(split) // count] for index in range(count))
+    picture = contact_sheet(samples, dataset.card.classes, dataset.card.palette)
+    target = args.to / f"{dataset.card.name}_{args.split}.png"
+    try:
+        args.to.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(picture)
+    except OSError as error:
+        raise DataError(f"cannot write {target}: {error.strerror or error}") from error
+    if args.json:
+        print(json.dumps({"picture": str(target), "samples": count}))
+    else:
+        print(f"{plural(count, 'sample')} of {args.split} drawn in {target}")
+    return 0
+
+
+def _step(
+    steps: argparse._SubParsersAction[CommandParser], name: str, text: str, action: Callable[[argparse.Namespace], int]
+) -> CommandParser:
+    parser = steps.add_parser(name, prog=f"hrgrid data {name}", description=text, help=text)
+    parser.set_defaults(action=action)
+    return parser
+
+
+def _add_synth(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("dataset", nargs="?", default=SYNTHETIC[0], help=f"{' or '.join(SYNTHETIC)}")
+    parser.add_argument("--to", required=True, type=Path, metavar="DIR", help="folder to write into")
+    parser.add_argument("--train", type=positive, default=8, metavar="N", help="training images (default %(default)s)")
+    parser.add_argument("--val", type=positive, default=4, metavar="N", help="validation images (default %(default)s)")
+    parser.add_argument("--size", type=_size, default=(128, 256), metavar="HxW", help="in pixels (default 128x256)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N")
+    add_json(parser)
+
+
+def _add_prepare(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", type=Path, metavar="FOLDER", help="the unpacked download")
+    parser.add_argument("--to", required=True, type=absolute_uri, metavar="URI", help="folder of prepared data sets")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--dataset", metavar="D", help="published data set (default: recognised from the layout)")
+    which.add_argument("--card", type=Path, metavar="FILE", help="card of your own data set (default: in FOLDER)")
+    parser.add_argument("--force", action="store_true", help="replace what is there")
+    add_json(parser)
+
+
+def _size(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size in pixels such as 128x256")
+    return int(match[1]), int(match[2])
+
+
+def _prepared_facts(done: Prepared) -> dict[str, Any]:
+    return {
+        "name": done.card.name,
+        "uri": done.uri,
+        "fingerprint": done.fingerprint,
+        "images": dict(done.images),
+        "skipped": done.skipped,
+        "notes": list(done.notes),
+    }
+
+
+@contextmanager
+def _progress(silent: bool) -> Iterator[Callable[[int, int, str], None] | None]:
+    """A progress bar on a terminal; nothing elsewhere."""
+    if silent or not sys.stdout.isatty():
+        yield None
+        return
+    from rich.progress import Progress
+
+    with Progress(console=console(), transient=True) as bar:
+        task = bar.add_task("preparing", total=None)
+        yield lambda done, total, text: bar.update(task, completed=done, total=total, description=text)
+
+
+if __name__ == "__main__":
+    sys.exit(main_of("data", HELP, add_arguments, run))

@@ -1,0 +1,119 @@
+"""`hrgrid launch`: the plan, a question, the grid, the leaderboard."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from jobs._command import FAILED, MISUSED, complain, main_of
+from jobs._options import add_changes, add_filters, add_gangs, add_name, add_places, add_yes
+from jobs._show import ask, plural
+from orchestrator.errors import TrackingError
+
+if TYPE_CHECKING:
+    from jobs._planning import Draft
+    from orchestrator.report import Report
+    from orchestrator.trainer import TrialOutcome
+
+HELP = "Train and evaluate a grid of cells. Run again, it skips what is finished and continues what is not."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which cells, how, on what, where to."""
+    add_filters(parser)
+    add_changes(parser)
+    add_places(parser)
+    add_name(parser)
+    add_gangs(parser)
+    add_yes(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Plan, ask, run, report; exit code 1 if a cell failed, 2 if something keeps a cell from running."""
+    from jobs._planning import cluster_shape, draft, obstacles, print_plan, require_data
+
+    require_data(args)
+    made = draft(args, cluster_shape(args), free_dead=True)
+    print_plan(made)
+    print(flush=True)
+    problems = obstacles(made.plan)
+    for problem in problems:
+        complain(problem)
+    if problems:
+        return MISUSED
+    if made.plan.to_run:
+        _check_places(made)
+        if sys.stdin.isatty() and sys.stdout.isatty() and not args.yes and not ask("Start?"):
+            print("nothing was started")
+            return 0
+    outcomes = _carry_out(made, args.address)
+    return _conclude(made, outcomes)
+
+
+def _check_places(made: Draft) -> None:
+    """Find out before anything starts whether results and runs can be written."""
+    from orchestrator.storage import Storage
+    from orchestrator.tracking import Tracker
+
+    places = made.settings
+    Storage(places.storage).check()
+    Tracker(places.tracking, places.benchmark, artifacts=places.artifacts).check()
+
+
+def _carry_out(made: Draft, address: str | None) -> Sequence[TrialOutcome]:
+    from jobs._live import Board
+    from orchestrator import provenance
+    from orchestrator.scheduler import run_plan
+    from orchestrator.trainer import RunOptions
+
+    options = RunOptions(provenance=provenance.capture(), address=address)
+    try:
+        with Board(made.plan.trials) as board:
+            return run_plan(made.workload, made.plan, made.settings, board.update, options)
+    except KeyboardInterrupt:
+        print("\nstopped; the same command continues where this one ended", flush=True)
+        raise
+
+
+def _conclude(made: Draft, outcomes: Sequence[TrialOutcome]) -> int:
+    """Write and print the report, and say what can be done next."""
+    from jobs._reporting import make_report, print_leaderboard, write_report
+
+    places = made.settings
+    report = make_report(places, made.workload)
+    written = write_report(places, report)
+    if made.plan.to_run:
+        _summarise(made, report, written)
+    print()
+    print_leaderboard(report)
+    failed = [outcome for outcome in outcomes if outcome.state == "failed"]
+    if failed:
+        print(f"\n{plural(len(failed), 'cell')} failed; the same command tries again. Logs of each:")
+        for outcome in failed:
+            print(f"  {places.storage}/trials/{outcome.key}/logs  {outcome.cell}")
+    print(f"\nreport: {written['html']}")
+    print(f"trials, logs, checkpoints: {places.storage}/trials")
+    print(f"next: hrgrid ui --storage {places.storage}   hrgrid status --storage {places.storage}")
+    return FAILED if failed else 0
+
+
+def _summarise(made: Draft, report: Report, written: Mapping[str, str]) -> None:
+    """Keep the leaderboard in MLflow, too; a server that has gone away meanwhile does not spoil the launch."""
+    from jobs._reporting import FORMATS
+    from orchestrator.tracking import Tracker
+
+    places = made.settings
+    files = {f"report.{form}": FORMATS[form](report).encode() for form in written}
+    counts = {f"cells/{verdict.replace(' ', '_')}": float(count) for verdict, count in report.counts.items()}
+    tracker = Tracker(places.tracking, places.benchmark, artifacts=places.artifacts)
+    try:
+        tracker.check()
+        tracker.log_summary(places.benchmark, files, counts)
+    except TrackingError as error:
+        print(f"hrgrid: note: the leaderboard was not recorded in MLflow: {error}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main_of("launch", HELP, add_arguments, run))

@@ -1,0 +1,40 @@
+"""`hrgrid plan`: what a launch would do, why and for how long. Starts nothing, writes nothing."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from jobs._command import MISUSED, complain, main_of
+from jobs._options import add_changes, add_filters, add_gangs, add_json, add_name, add_places
+from jobs._planning import cluster_shape, draft, obstacles, plan_facts, print_plan
+
+HELP = "Say what a launch with the same options would run, resume and skip, and for how long. Starts nothing."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of a launch."""
+    add_filters(parser)
+    add_changes(parser)
+    add_places(parser)
+    add_name(parser)
+    add_gangs(parser)
+    add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the plan; exit code 2 if something could not run."""
+    made = draft(args, cluster_shape(args))
+    if args.json:
+        print(json.dumps(plan_facts(made), indent=1))
+    else:
+        print_plan(made)
+    problems = obstacles(made.plan)
+    for problem in problems:
+        complain(problem)
+    return MISUSED if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main_of("plan", HELP, add_arguments, run))

@@ -1,0 +1,106 @@
+"""Ray for one launch: a cluster that is there already, or a local one that ends with the launch."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+from orchestrator.errors import ClusterError
+
+__all__ = ["SLOTS", "connect", "prepare_environment"]
+
+SLOTS: Final = "hrgrid_slots"
+"""The budget resource: one per worker that can run at once, declared on the head. A trial's driver asks for as many as
+its gang has workers, so that no driver starts without its gang and none is placed on a machine that may vanish."""
+
+OBJECT_STORE_BYTES: Final = 200_000_000
+
+_log = logging.getLogger(__name__)
+_QUIET: Final = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_RESULT_BUFFER_LENGTH": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    # A worker's report waits for the next health check, and so does the answer to a death.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+}
+
+
+def prepare_environment(*, local: bool) -> None:
+    """Set what Ray reads from the environment when it is imported or started; what is set already stays.
+
+    A local Ray gets a token of its own in the environment, so that nothing is written to the home folder.
+    """
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    if not local:
+        return
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    mode = os.environ.get("RAY_AUTH_MODE")
+    if mode is None and "ray" not in sys.modules:
+        os.environ["RAY_AUTH_MODE"] = mode = "token"
+    if mode in (None, "token") and not _has_token():
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+
+
+def connect(*, address: str | None, slots: int, cpus: int, gpus: int = 0) -> bool:
+    """Initialise Ray; return True if this call started a local one, which then is the caller's to shut down.
+
+    `address` or RAY_ADDRESS names a cluster; without either a local Ray with `slots`, `cpus` and `gpus` is started.
+    Raises ClusterError in one sentence.
+    """
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    local = address == "local"
+    prepare_environment(local=local)
+    import ray
+
+    if ray.is_initialized():
+        return False
+    _silence()
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+    if local:
+        options |= {
+            "num_cpus": cpus,
+            "num_gpus": gpus,
+            "resources": {SLOTS: slots},
+            "include_dashboard": False,
+            "object_store_memory": OBJECT_STORE_BYTES,
+        }
+    try:
+        try:
+            ray.init(address=address, **options)
+        except Exception:
+            if not local:
+                raise
+            # Ray gives its own processes 30 seconds, which a busy machine may need for the first time alone.
+            ray.shutdown()
+            ray.init(address=address, **options)
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        where = "a local Ray" if local else f"the Ray cluster {address}"
+        raise ClusterError(f"{where} cannot be reached or started ({reason})") from error
+    return local
+
+
+def _silence() -> None:
+    """Send what Ray's own processes tell the driver to logging; Ray prints it whatever `log_to_driver` says."""
+    from ray._private import worker
+
+    def to_log(data: dict[str, Any], ignore_prefix: bool) -> None:
+        for line in data.get("lines", ()):
+            _log.info("%s: %s", data.get("pid"), line)
+
+    if hasattr(worker, "print_to_stdstream"):
+        worker.print_to_stdstream = to_log
+
+
+def _has_token() -> bool:
+    named = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
+    return bool(named) or (Path.home() / ".ray" / "auth_token").is_file()

@@ -1,0 +1,348 @@
+"""Many trials on Ray Tune: one gang budget, longest first, a failing cell isolated, a stop that leaves true states."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Final
+
+import psutil
+
+from orchestrator.errors import ClusterError
+from orchestrator.ledger import Entry, Ledger
+from orchestrator.plan import Plan, PlannedTrial
+from orchestrator.raystart import SLOTS, connect
+from orchestrator.settings import Settings
+from orchestrator.storage import Storage
+from orchestrator.tracking import Tracker
+from orchestrator.trainer import RunOptions, TrialOutcome, close_trial, process_identity, run_trial
+from orchestrator.workload import Json, Workload
+
+__all__ = ["TrialProgress", "free_dead_trials", "run_plan"]
+
+STOP_SECONDS: Final = 30.0
+"""What Tune gets to stop all trials after Ctrl-C, before Ray itself is shut down."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrialProgress:
+    """Where one trial of a running launch is."""
+
+    key: str
+    cell: str
+    state: str
+    """waiting, running, finished, failed, stopped, skipped or blocked."""
+    phase: str = ""
+    """Of a running trial: starting, training, evaluating or evaluated."""
+    step: int = 0
+    total: int = 0
+    metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    run_id: str | None = None
+    error: str | None = None
+
+
+def run_plan(
+    workload: Workload,
+    plan: Plan,
+    settings: Settings,
+    on_update: Callable[[list[TrialProgress]], None] = lambda _: None,
+    options: RunOptions | None = None,
+) -> list[TrialOutcome]:
+    """Carry out a plan; return one outcome per trial in the plan's order. Without anything to run no Ray is started.
+
+    `on_update` is called about every second from the calling thread, and once at the end. Raises KeyboardInterrupt
+    after Ctrl-C, when every running trial is marked as stopped in ledger and tracking; ClusterError without a cluster.
+    """
+    options = options or RunOptions()
+    options = dataclasses.replace(options, owner=options.owner or process_identity())
+    ledger = Ledger(Storage(settings.storage))
+    ledger.add_benchmark(settings.benchmark, [_entry(trial) for trial in plan.trials])
+    watch = _Watch(ledger, plan, options)
+    if plan.to_run:
+        _run(workload, plan, settings, options, watch, on_update)
+    on_update(watch.look())
+    return [_outcome(trial, watch) for trial in plan.trials]
+
+
+def free_dead_trials(settings: Settings, keys: Sequence[str]) -> list[str]:
+    """Free the trials that a launch of this host left behind when it was killed; return their keys.
+
+    Call it before planning: without it they count as running until their last sign of life is a minute old.
+    """
+    ledger, freed = Ledger(Storage(settings.storage)), []
+    for key in keys:
+        progress = ledger.progress(key)
+        if progress is None or ledger.state(key) != "running" or _is_alive(str(progress.get("owner", ""))):
+            continue
+        with contextlib.suppress(TypeError, ValueError):
+            ledger.release(key, str(progress["owner"]), int(progress["lease"]))
+        ledger.write_progress(key, {**progress, "updated": 0.0})
+        freed.append(key)
+    return freed
+
+
+def _is_alive(owner: str) -> bool:
+    """Tell whether the launching process lives; one of another host is taken to."""
+    host, _, rest = owner.partition(":")
+    pid, _, created = rest.partition(":")
+    if host != socket.gethostname() or not pid.isdigit():
+        return True
+    try:
+        return f"{psutil.Process(int(pid)).create_time():.0f}" == created
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _entry(trial: PlannedTrial) -> Entry:
+    spec = trial.spec
+    return Entry(cell=spec.cell.name, key=trial.key, facets=dict(spec.cell.facets), seed=spec.seed)
+
+
+class _Watch:
+    """What the ledger says of the trials of one launch; a trial that has ended is not read again."""
+
+    def __init__(self, ledger: Ledger, plan: Plan, options: RunOptions) -> None:
+        self._ledger, self._plan, self._options = ledger, plan, options
+        self._began = ledger.clock()
+        self._ended: dict[str, TrialProgress] = {}
+        self.results: dict[str, Mapping[str, Json]] = {}
+
+    def look(self) -> list[TrialProgress]:
+        """Read all trials that have not ended, at the same time."""
+        with ThreadPoolExecutor(16) as pool:
+            return list(pool.map(self._one, self._plan.trials))
+
+    def begun(self) -> list[PlannedTrial]:
+        """The trials that this launch has begun and not ended."""
+        return [trial for trial in self._plan.to_run if self.progress(trial.key) and self.result(trial.key) is None]
+
+    def progress(self, key: str) -> Mapping[str, Json]:
+        """The progress that this launch wrote, or nothing."""
+        progress = self._ledger.progress(key) or {}
+        return progress if progress.get("owner") == self._options.owner else {}
+
+    def result(self, key: str) -> Mapping[str, Json] | None:
+        """The result that this launch wrote, or None."""
+        result = self._ledger.result(key)
+        mine = result is not None and result.get("owner") == self._options.owner and result["ended"] >= self._began
+        return result if mine else None
+
+    def _one(self, trial: PlannedTrial) -> TrialProgress:
+        key, cell = trial.key, trial.spec.cell.name
+        if key in self._ended:
+            return self._ended[key]
+        if not trial.runs:
+            state = "skipped" if trial.action == "skip" else "blocked"
+            self._ended[key] = TrialProgress(key=key, cell=cell, state=state, error=trial.reason)
+            return self._ended[key]
+        result, progress = self.result(key), self.progress(key)
+        if result is None and not progress:
+            return TrialProgress(key=key, cell=cell, state="waiting")
+        found = TrialProgress(
+            key=key,
+            cell=cell,
+            state="running" if result is None else str(result["state"]),
+            phase=str(progress.get("phase", "")) if result is None else "",
+            step=int(progress.get("step", 0)),
+            total=int(progress.get("total", 0)),
+            metrics=(progress if result is None else result).get("metrics") or {},
+            run_id=(progress if result is None else result).get("run_id"),
+            error=None if result is None else result.get("error"),
+        )
+        if result is not None:
+            self._ended[key], self.results[key] = found, result
+        return found
+
+
+def _run(
+    workload: Workload,
+    plan: Plan,
+    settings: Settings,
+    options: RunOptions,
+    watch: _Watch,
+    on_update: Callable[[list[TrialProgress]], None],
+) -> None:
+    cpus = max(os.cpu_count() or 1, max(trial.workers * trial.cpus_per_worker for trial in plan.to_run))
+    tracker = Tracker(settings.tracking, settings.benchmark, artifacts=settings.artifacts)
+    with ThreadPoolExecutor(1) as pool:
+        # The store must be there before several drivers open it at once; meanwhile Ray starts.
+        checked = pool.submit(tracker.check)
+        started = connect(address=options.address, slots=plan.cluster.slots, cpus=cpus, gpus=plan.cluster.gpus)
+    import ray
+
+    tuning = _Tuning(workload, plan, settings, options)
+    interval = options.poll_seconds or (1.0 if Storage(settings.storage).is_local else 5.0)
+    try:
+        checked.result()
+        tuning.start()
+        while not tuning.wait(interval):
+            on_update(watch.look())
+        for trial, error in tuning.errors():
+            if watch.result(trial.key) is None:
+                progress = watch.progress(trial.key)
+                _close(workload, trial, settings, options, progress, "failed", f"{trial.spec.cell.name}: {error}")
+    except BaseException as error:
+        tuning.stop()
+        if started:
+            ray.shutdown()
+        state = "stopped" if isinstance(error, KeyboardInterrupt | SystemExit) else "failed"
+        for trial in watch.begun():
+            progress = watch.progress(trial.key)
+            _close(workload, trial, settings, options, progress, state, None if state == "stopped" else str(error))
+        raise
+    finally:
+        if started and ray.is_initialized():
+            ray.shutdown()
+
+
+class _Tuning:
+    """`Tuner.fit` in a thread of its own, so that the calling thread can watch and take Ctrl-C."""
+
+    def __init__(self, workload: Workload, plan: Plan, settings: Settings, options: RunOptions) -> None:
+        self._stop = threading.Event()
+        self._done = threading.Event()
+        self._grid: Any = None
+        self._failure: BaseException | None = None
+        self._trials = plan.to_run
+        self._tuner = _tuner(workload, plan, settings, options, self._stop)
+        self._thread = threading.Thread(target=self._fit, name="hrgrid-tune", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait up to `seconds`; True when all trials have ended. Raises ClusterError if Tune itself failed."""
+        if not self._done.wait(seconds):
+            return False
+        if self._failure is not None:
+            raise ClusterError(f"the launch ended early ({self._failure})") from self._failure
+        return True
+
+    def stop(self) -> None:
+        """Ask Tune to stop all trials and wait for it; a thread left behind would start a new Ray."""
+        self._stop.set()
+        self._done.wait(STOP_SECONDS)
+
+    def errors(self) -> list[tuple[PlannedTrial, str]]:
+        """The trials whose driver ended with an error, and the error."""
+        found = []
+        for result in self._grid or ():
+            if result.error is not None and result.config:
+                line = (str(result.error).strip().splitlines() or ["no reason given"])[-1]
+                found.append((self._trials[result.config["index"]], f"the trial's driver failed ({line})"))
+        return found
+
+    def _fit(self) -> None:
+        try:
+            self._grid = self._tuner.fit()
+        except BaseException as error:
+            self._failure = error
+        finally:
+            self._done.set()
+
+
+def _tuner(workload: Workload, plan: Plan, settings: Settings, options: RunOptions, stop: threading.Event) -> Any:
+    import ray
+    from ray import tune
+
+    cluster: Any = ray
+    trials = plan.to_run
+
+    def hrgrid_trial(config: dict[str, Any]) -> None:
+        # Progress goes through the ledger: Ray's TuneReportCallback costs one more process per trial.
+        outcome = run_trial(workload, trials[config["index"]], settings, options)
+        tune.report({"state": outcome.state, **outcome.metrics})
+
+    def needs(config: Mapping[str, Any]) -> dict[str, float]:
+        return {"CPU": 0, SLOTS: trials[config["index"]].workers} if budgeted else {"CPU": 0}
+
+    budgeted = cluster.cluster_resources().get(SLOTS, 0) >= max(trial.workers for trial in trials)
+    # Without the budget resource on the head: no more drivers than whole gangs of the largest size fit.
+    limit = None if budgeted else max(1, plan.cluster.slots // max(trial.workers for trial in trials))
+    return tune.Tuner(
+        tune.with_resources(hrgrid_trial, needs),  # type: ignore[arg-type]
+        param_space={"index": tune.grid_search(list(range(len(trials))))},
+        tune_config=tune.TuneConfig(max_concurrent_trials=limit, reuse_actors=True),
+        run_config=tune.RunConfig(
+            name=f"tune-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}",
+            storage_path=f"{settings.storage}/ray",
+            verbose=0,
+            stop=_stopper(stop),
+            failure_config=tune.FailureConfig(max_failures=1),
+        ),
+    )
+
+
+def _stopper(stop: threading.Event) -> Any:
+    from ray import tune
+
+    class WhenAsked(tune.Stopper):
+        """Stops everything when the event is set; the copies that Tune saves never do."""
+
+        def __init__(self, event: threading.Event | None) -> None:
+            self.event = event
+
+        def __reduce__(self) -> tuple[Any, ...]:
+            return WhenAsked, (None,)
+
+        def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+            return False
+
+        def stop_all(self) -> bool:
+            return self.event is not None and self.event.is_set()
+
+    return WhenAsked(stop)
+
+
+def _close(
+    workload: Workload,
+    trial: PlannedTrial,
+    settings: Settings,
+    options: RunOptions,
+    progress: Mapping[str, Json],
+    state: Any,
+    error: str | None,
+) -> None:
+    outcome = TrialOutcome(
+        key=trial.key,
+        cell=trial.spec.cell.name,
+        state=state,
+        metrics=progress.get("metrics") or {},
+        run_id=progress.get("run_id"),
+        error=error,
+        seconds=time.time() - float(progress.get("started") or time.time()),
+    )
+    try:
+        close_trial(workload, trial, settings, outcome, options, lease=progress.get("lease"))
+    except Exception as problem:
+        _log.error("trial %s could not be closed: %s", trial.key, problem)
+
+
+def _outcome(trial: PlannedTrial, watch: _Watch) -> TrialOutcome:
+    key, cell = trial.key, trial.spec.cell.name
+    if not trial.runs:
+        return TrialOutcome(
+            key=key, cell=cell, state="skipped" if trial.action == "skip" else "blocked", error=trial.reason
+        )
+    result = watch.results.get(key)
+    if result is None:
+        return TrialOutcome(key=key, cell=cell, state="skipped", error="another launch is training it")
+    return TrialOutcome(
+        key=key,
+        cell=cell,
+        state=result["state"],
+        metrics=result["metrics"],
+        run_id=result["run_id"],
+        error=result["error"],
+        seconds=result["seconds"],
+    )

@@ -1,0 +1,314 @@
+"""One trial on Ray Train: its lease, its tracking run, its gang, its true end."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+import psutil
+
+from orchestrator.errors import StorageError
+from orchestrator.ledger import Ledger
+from orchestrator.plan import PlannedTrial
+from orchestrator.runstore import flatten
+from orchestrator.settings import Settings
+from orchestrator.storage import Storage
+from orchestrator.tracking import Status, Tracker
+from orchestrator.triallog import log_names, read_tail
+from orchestrator.worker import Assignment, train_on_worker
+from orchestrator.workload import Json, Workload
+
+__all__ = ["RunOptions", "TrialOutcome", "close_trial", "process_identity", "run_trial"]
+
+HEARTBEAT_SECONDS: Final = 15.0
+"""Between two signs of life of a trial's driver; a lease without any for a minute may be taken over."""
+
+_log = logging.getLogger(__name__)
+_STATUS: Final[Mapping[str, Status]] = {"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunOptions:
+    """How trials are run. Nothing here changes a trial's numbers."""
+
+    provenance: Mapping[str, Json] = field(default_factory=dict)
+    """`provenance.capture()` of the machine that launches; never captured on a worker."""
+
+    owner: str = ""
+    """Who launches: host, process and its start; leases carry it. Empty: this process."""
+
+    max_failures: int = 3
+    """Restarts of a gang after a worker died."""
+
+    telemetry_seconds: float = 60.0
+    """Seconds between two samples of a node's CPU, memory and GPUs."""
+
+    address: str | None = None
+    """Address of a Ray cluster; None: RAY_ADDRESS, and without that a local Ray for this launch alone."""
+
+    poll_seconds: float | None = None
+    """Seconds between two looks at the ledger; None: 1 for a local storage, 5 for a remote one."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrialOutcome:
+    """How a trial of a launch ended."""
+
+    key: str
+    cell: str
+    state: Literal["finished", "failed", "stopped", "skipped", "blocked"]
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    run_id: str | None = None
+    error: str | None = None
+    """First line: what happened; then the last lines of the log."""
+    seconds: float = 0.0
+
+
+def process_identity() -> str:
+    """Host, process id and start time of this process: what a lease names as its owner."""
+    process = psutil.Process()
+    return f"{socket.gethostname()}:{process.pid}:{process.create_time():.0f}"
+
+
+def run_trial(
+    workload: Workload,
+    planned: PlannedTrial,
+    settings: Settings,
+    options: RunOptions | None = None,
+) -> TrialOutcome:
+    """Train and evaluate one planned trial on a gang of Ray workers, and write how it ended to ledger and tracking.
+
+    Ray must be initialised. A failure is an outcome, not an exception.
+    """
+    options = options or RunOptions()
+    options = dataclasses.replace(options, owner=options.owner or process_identity())
+    cell, key, began = planned.spec.cell.name, planned.key, time.time()
+    ledger = Ledger(Storage(settings.storage))
+    lease = _take_lease(ledger, key, options.owner)
+    if lease is None:
+        return TrialOutcome(key=key, cell=cell, state="skipped", error="another launch is training it")
+    tracker = Tracker(settings.tracking, settings.benchmark, artifacts=settings.artifacts)
+    run_id = _open_run(tracker, planned, settings, options)
+    ledger.write_spec(key, planned.spec)
+    assignment = Assignment(
+        spec=planned.spec,
+        key=key,
+        settings=settings,
+        run_id=run_id,
+        start_ms=tracker.start_ms(run_id),
+        workers=planned.workers,
+        cpus=planned.cpus_per_worker,
+        owner=options.owner,
+        lease=lease,
+        telemetry_seconds=options.telemetry_seconds,
+    )
+    with _heartbeat(ledger, assignment):
+        metrics, error = _fit(workload, assignment, planned, options)
+    outcome = TrialOutcome(
+        key=key,
+        cell=cell,
+        state="failed" if error else "finished",
+        metrics=metrics,
+        run_id=run_id,
+        error=error,
+        seconds=time.time() - began,
+    )
+    close_trial(workload, planned, settings, outcome, options, lease=lease, tracker=tracker)
+    return outcome
+
+
+def close_trial(
+    workload: Workload,
+    planned: PlannedTrial,
+    settings: Settings,
+    outcome: TrialOutcome,
+    options: RunOptions,
+    *,
+    lease: int | None,
+    tracker: Tracker | None = None,
+) -> None:
+    """Write how a trial ended: tracking run (status, published numbers, all logs), ledger result, lease given back.
+
+    The ledger is written even when the tracking store is away; the result then says so under `untracked`.
+    """
+    storage = Storage(settings.storage)
+    ledger = Ledger(storage)
+    untracked = None
+    if outcome.run_id is not None:
+        tracker = tracker or Tracker(settings.tracking, settings.benchmark, artifacts=settings.artifacts)
+        try:
+            _close_run(tracker, workload, planned, outcome, storage)
+        except Exception as error:
+            untracked = f"{type(error).__name__}: {error}"
+    ledger.write_result(
+        planned.key,
+        {
+            "state": outcome.state,
+            "cell": outcome.cell,
+            "metrics": dict(outcome.metrics),
+            "run_id": outcome.run_id,
+            "error": outcome.error,
+            "seconds": round(outcome.seconds, 3),
+            "workers": planned.workers,
+            "host": socket.gethostname(),
+            "owner": options.owner,
+            "not_comparable": list(planned.spec.not_comparable),
+            "provenance": dict(options.provenance),
+            "untracked": untracked,
+        },
+    )
+    if lease is not None:
+        ledger.release(planned.key, options.owner, lease)
+
+
+def _take_lease(ledger: Ledger, key: str, owner: str) -> int | None:
+    """Claim the lease, or go on with the one that this launch already has (its driver process was restarted)."""
+    lease = ledger.claim(key, owner)
+    if lease is not None:
+        return lease
+    progress = ledger.progress(key) or {}
+    mine = int(progress.get("lease") or 0) if progress.get("owner") == owner else 0
+    return mine if mine and ledger.renew(key, owner, mine) else None
+
+
+def _open_run(tracker: Tracker, planned: PlannedTrial, settings: Settings, options: RunOptions) -> str:
+    spec = planned.spec
+    name = spec.cell.name + (f" seed {spec.seed}" if spec.seed else "")
+    params = {**flatten(spec.settings), "seed": str(spec.seed)}
+    run_id = tracker.start_run(planned.key, name, tags=_tags(planned, settings, options), params=params)
+    if tracker.read_artifact(run_id, "config/recipe.yaml") is None:
+        import yaml
+
+        document = {"cell": spec.cell.name, "seed": spec.seed, "settings": _plain(spec.settings)}
+        tracker.log_artifact(run_id, yaml.safe_dump(document, sort_keys=False), "config/recipe.yaml")
+    return run_id
+
+
+def _tags(planned: PlannedTrial, settings: Settings, options: RunOptions) -> dict[str, str]:
+    spec, commit = planned.spec, str(options.provenance.get("git_commit") or "")
+    return {
+        **spec.cell.facets,
+        "hrgrid.benchmark": settings.benchmark,
+        "hrgrid.code_version": spec.code_version,
+        "hrgrid.data": spec.data,
+        "hrgrid.data_fingerprint": spec.data_fingerprint,
+        "hrgrid.git_commit": commit,
+        "hrgrid.host": str(options.provenance.get("host") or socket.gethostname()),
+        "hrgrid.not_comparable": "; ".join(spec.not_comparable),
+        "hrgrid.seed": str(spec.seed),
+        "hrgrid.verdict": "running",
+        "hrgrid.workers": str(planned.workers),
+        "mlflow.source.git.commit": commit,
+        "mlflow.source.name": "hrgrid",
+    }
+
+
+def _fit(
+    workload: Workload, assignment: Assignment, planned: PlannedTrial, options: RunOptions
+) -> tuple[dict[str, float], str | None]:
+    """Run the gang; return the final metrics, and the error with the end of the log if there is one."""
+    from ray import train as ray_train
+    from ray.train.torch import TorchTrainer
+
+    from orchestrator.failures import Judge, explain
+
+    def loop() -> dict[str, float] | None:
+        return train_on_worker(workload, assignment)
+
+    resources = {"CPU": float(planned.cpus_per_worker)}
+    if planned.gpus_per_worker:
+        resources["GPU"] = planned.gpus_per_worker
+    api: Any = ray_train  # annotations of the installed Ray still describe Train V1
+    trainer: Any = TorchTrainer(
+        loop,  # type: ignore[arg-type]
+        scaling_config=api.ScalingConfig(
+            num_workers=planned.workers, use_gpu=bool(planned.gpus_per_worker), resources_per_worker=resources
+        ),
+        run_config=api.RunConfig(
+            # Unique per attempt: Ray Train resumes by name, and our own checkpoints are the only truth.
+            name=f"trials/{planned.key}/{assignment.lease:06d}-{time.time_ns():x}",
+            storage_path=f"{assignment.settings.storage}/ray",
+            failure_config=api.FailureConfig(max_failures=options.max_failures),
+            callbacks=[Judge()],
+            logging_config=api.LoggingConfig(log_level="ERROR"),
+        ),
+    )
+    try:
+        return dict(trainer.fit().return_value or {}), None
+    except Exception as error:
+        rank, reason = explain(error)
+        storage = Storage(assignment.settings.storage)
+        tail = read_tail(storage, planned.key, rank)
+        known = (Ledger(storage).progress(planned.key) or {}).get("metrics") or {}
+        ending = f"\nlast lines of the log of worker {rank}:\n{tail}" if tail else ""
+        return dict(known), f"{planned.spec.cell.name}: {reason}{ending}"
+
+
+@contextmanager
+def _heartbeat(ledger: Ledger, assignment: Assignment) -> Iterator[None]:
+    """Keep the lease, and the progress fresh while no worker writes it (before the start, between two attempts)."""
+    ended = threading.Event()
+    start = {
+        "state": "running", "phase": "starting", "step": 0, "total": 0, "metrics": {},
+        "cell": assignment.spec.cell.name, "run_id": assignment.run_id, "workers": assignment.workers,
+        "host": socket.gethostname(), "pid": os.getpid(), "owner": assignment.owner, "lease": assignment.lease,
+    }  # fmt: skip
+    ledger.write_progress(assignment.key, start)
+
+    def beat() -> None:
+        while not ended.wait(HEARTBEAT_SECONDS):
+            try:
+                ledger.renew(assignment.key, assignment.owner, assignment.lease)
+                progress: Mapping[str, Json] = ledger.progress(assignment.key) or start
+                if ledger.clock() - float(progress.get("updated", 0.0)) > 2 * HEARTBEAT_SECONDS:
+                    ledger.write_progress(assignment.key, {**progress, "updated": ledger.clock()})
+            except StorageError as error:
+                _log.warning("trial %s: no sign of life: %s", assignment.key, error)
+
+    thread = threading.Thread(target=beat, name="hrgrid-heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join(30.0)
+
+
+def _close_run(
+    tracker: Tracker, workload: Workload, planned: PlannedTrial, outcome: TrialOutcome, storage: Storage
+) -> None:
+    run_id = str(outcome.run_id)
+    for name in log_names(storage, planned.key):
+        content = storage.find_bytes(f"trials/{planned.key}/logs/{name}")
+        tracker.log_artifact(run_id, content or b"", f"logs/{name}")
+    metrics = {**outcome.metrics, **_published(workload, planned, outcome)}
+    tags: dict[str, str] = {"hrgrid.verdict": outcome.state}
+    if outcome.error:
+        tags["hrgrid.error"] = outcome.error.splitlines()[0]
+    tracker.finish(run_id, _STATUS[outcome.state], metrics=metrics, step=planned.estimate.iterations, tags=tags)
+
+
+def _published(workload: Workload, planned: PlannedTrial, outcome: TrialOutcome) -> dict[str, float]:
+    """Published numbers under `published/`, and how far the first of them that was measured too is away."""
+    known = workload.published(planned.spec.cell) if outcome.state == "finished" else None
+    if not known:
+        return {}
+    found = {f"published/{name.split('/')[-1]}": float(value) for name, value in known.items()}
+    measured = next((name for name in known if name in outcome.metrics), None)
+    if measured is not None:
+        found["published/gap"] = outcome.metrics[measured] - known[measured]
+    return found
+
+
+def _plain(value: Json) -> Json:
+    if isinstance(value, Mapping):
+        return {str(name): _plain(item) for name, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

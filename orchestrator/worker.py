@@ -1,0 +1,274 @@
+"""What every worker of a gang does with the workload's events; rank 0 also records, reports and keeps checkpoints."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import socket
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from orchestrator.background import Courier
+from orchestrator.checkpoints import Checkpoint, CheckpointStore
+from orchestrator.keeper import Keeper
+from orchestrator.ledger import Ledger
+from orchestrator.settings import Settings
+from orchestrator.storage import Storage
+from orchestrator.triallog import TrialLog
+from orchestrator.workload import Event, Json, Spec, Workload
+
+__all__ = ["Assignment", "train_on_worker"]
+
+REMOTE_SECONDS: Final = 5.0
+"""Seconds between two progress documents in a remote storage."""
+LOCAL_SECONDS: Final = 1.0
+SHIP_SECONDS: Final = 60.0
+"""Seconds between two uploads of the logs to the tracking store."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Assignment:
+    """What the trial's driver tells its workers. Holds no secret."""
+
+    spec: Spec
+    key: str
+    settings: Settings
+    run_id: str
+    start_ms: int
+    """Start of the tracking run, milliseconds since the epoch."""
+    workers: int
+    cpus: int
+    """CPU cores that one worker may use."""
+    owner: str
+    """Who holds the trial's lease."""
+    lease: int
+    telemetry_seconds: float = 60.0
+    """Seconds between two samples of the machine."""
+
+
+class _Progress:
+    """Rank 0's thread that writes the progress document and ships the log; its beat says that the trial is alive."""
+
+    def __init__(self, ledger: Ledger, job: Assignment, beat: Callable[[], None]) -> None:
+        self._ledger, self._job, self._beat = ledger, job, beat
+        self._document: dict[str, Json] = {
+            "state": "running", "phase": "training", "step": 0, "total": 0, "metrics": {}, "cell": job.spec.cell.name,
+            "run_id": job.run_id, "workers": job.workers, "host": socket.gethostname(), "pid": os.getpid(),
+            "owner": job.owner, "lease": job.lease, "started": time.time(),
+        }  # fmt: skip
+        self._guard = threading.Lock()
+        self._end = threading.Event()
+        self._interval = LOCAL_SECONDS if ledger.storage.is_local else REMOTE_SECONDS
+        self._thread = threading.Thread(target=self._work, name="hrgrid-progress", daemon=True)
+        self._thread.start()
+
+    def update(self, *, metrics: Mapping[str, float] | None = None, **fields: Json) -> None:
+        with self._guard:
+            self._document |= fields
+            if metrics:
+                self._document["metrics"] = {**self._document["metrics"], **metrics}
+
+    def close(self) -> None:
+        self._end.set()
+        self._thread.join(30.0)
+        self._write()
+
+    def _work(self) -> None:
+        self._write()
+        while not self._end.wait(self._interval):
+            self._write()
+            self._beat()
+
+    def _write(self) -> None:
+        with self._guard:
+            document = dict(self._document)
+        try:
+            self._ledger.write_progress(self._job.key, document)
+        except Exception as error:
+            logging.getLogger(__name__).warning("progress not written: %s", error)
+
+
+class _Desk:
+    """What rank 0 does beside training. Other ranks have none."""
+
+    def __init__(self, job: Assignment, log: TrialLog) -> None:
+        from orchestrator.recorder import Recorder
+        from orchestrator.tracking import Tracker
+
+        storage = Storage(job.settings.storage)
+        self._job, self._log = job, log
+        self.tracker = Tracker(job.settings.tracking, job.settings.benchmark, artifacts=job.settings.artifacts)
+        self.recorder = Recorder(job.settings.tracking, job.run_id, job.start_ms)
+        self.courier = Courier("artifacts")
+        info = {"run_id": job.run_id, "workers": job.workers, "host": socket.gethostname(), "owner": job.owner}
+        self.keeper = Keeper(CheckpointStore(storage, job.key), info)
+        self._next_ship = time.monotonic() + SHIP_SECONDS
+        self.progress = _Progress(Ledger(storage), job, self._beat)
+
+    def train_event(self, event: Event) -> None:
+        """Record one event of the training."""
+        self.recorder.record(event.metrics, event.step)
+        self.progress.update(step=event.step, total=event.total, metrics=_floats(event.metrics))
+        self._send_artifacts(event)
+        if event.save is not None:
+            self.keeper.take(event.save, event.step, _floats(event.metrics), best=event.best)
+
+    def evaluation_event(self, event: Event) -> None:
+        """Show how far the final evaluation is, and keep its pictures and tables."""
+        self.progress.update(phase="evaluating", evaluated=event.step, to_evaluate=event.total)
+        self._send_artifacts(event)
+
+    def finish(self, step: int, metrics: Mapping[str, float], folder: Path) -> None:
+        """Record the final scores and show the checkpoints, last and best, in the tracking store."""
+        self.recorder.record(metrics, step)
+        self.progress.update(phase="evaluated", metrics=_floats(metrics))
+        store = CheckpointStore(Storage(self._job.settings.storage), self._job.key)
+        for name, find in (("last", store.latest), ("best", store.best)):
+            checkpoint = find(folder / name)
+            if checkpoint is not None:
+                self._send(f"checkpoints/{name}", checkpoint.path)
+
+    def close(self) -> None:
+        """Deliver everything; what the tracking store does not take within its time stays on this host."""
+        self.keeper.close()
+        self.recorder.close()
+        self._send_logs()
+        self.courier.close()
+        self.progress.close()
+
+    def _beat(self) -> None:
+        self._log.ship()
+        if time.monotonic() >= self._next_ship:
+            self._next_ship = time.monotonic() + SHIP_SECONDS
+            self._send_logs()
+
+    def _send_logs(self) -> None:
+        for name in self._log.names:
+            self._send(f"logs/{name}", self._log.folder / name)
+
+    def _send_artifacts(self, event: Event) -> None:
+        for path, content in event.artifacts.items():
+            self._send(path, content)
+
+    def _send(self, path: str, content: bytes | Path) -> None:
+        run_id = self._job.run_id
+        self.courier.send(path, lambda: self.tracker.log_artifact(run_id, content, path))
+
+
+def train_on_worker(workload: Workload, job: Assignment) -> dict[str, float] | None:
+    """Train, then evaluate the saved checkpoint; runs on every worker of a gang inside Ray Train.
+
+    Returns the final metrics on rank 0, None elsewhere.
+    """
+    import ray.train
+
+    context = ray.train.get_context()
+    rank = context.get_world_rank()
+    packages = ("orchestrator", type(workload).__module__.split(".")[0])
+    log = TrialLog(Storage(job.settings.storage), job.key, rank, packages)
+    folder = Path(tempfile.mkdtemp(prefix="hrgrid-trial-"))
+    desk: _Desk | None = None
+    closers: list[Callable[[], None]] = []
+    try:
+        log.note(f"worker {rank} of {job.workers} starts on {socket.gethostname()}", pid=os.getpid())
+        if rank == 0:
+            desk = _Desk(job, log)
+            closers.append(desk.close)
+        if context.get_local_rank() == 0:
+            closers.insert(0, _start_telemetry(job, context.get_node_rank(), desk))
+        return _train_and_evaluate(workload, job, desk, log, folder)
+    except BaseException as error:
+        log.note("".join(traceback.format_exception(error)))
+        raise
+    finally:
+        for close in closers:
+            close()
+        log.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _train_and_evaluate(
+    workload: Workload, job: Assignment, desk: _Desk | None, log: TrialLog, folder: Path
+) -> dict[str, float] | None:
+    import ray.train
+
+    resume = _same_checkpoint(job, folder / "resume", log)
+    if resume is not None:
+        log.note(f"goes on from the checkpoint of step {resume.step}")
+    step = 0 if resume is None else resume.step
+    for event in workload.train(job.spec, None if resume is None else resume.path, cpus=job.cpus):
+        step = event.total
+        log.event(event, "train")
+        if desk is not None:
+            desk.train_event(event)
+        if event.kind == "validated":
+            # All ranks yield the same events, so all report equally often; progress is too frequent for Ray Train.
+            ray.train.report({**_floats(event.metrics), "step": event.step})
+    if desk is not None:
+        desk.keeper.finish()
+    last = _same_checkpoint(job, folder / "final", log)
+    if last is None:
+        raise RuntimeError(f"trial {job.key} ended without a checkpoint to evaluate")
+    metrics = _evaluate(workload, job, desk, log, last)
+    if desk is None:
+        return None
+    desk.finish(step, metrics, folder)
+    return metrics
+
+
+def _evaluate(
+    workload: Workload, job: Assignment, desk: _Desk | None, log: TrialLog, last: Checkpoint
+) -> dict[str, float]:
+    metrics: dict[str, float] = {}
+    for event in workload.evaluate(job.spec, last.path, cpus=job.cpus):
+        log.event(event, "evaluate")
+        metrics |= _floats(event.metrics)
+        if desk is not None:
+            desk.evaluation_event(event)
+    return metrics
+
+
+def _same_checkpoint(job: Assignment, folder: Path, log: TrialLog) -> Checkpoint | None:
+    """Download the newest sound checkpoint; raises RuntimeError if another rank than 0 finds another one."""
+    from ray.train.collective import barrier, broadcast_from_rank_zero
+
+    barrier()  # rank 0 has ended its uploads; without this another rank could look before that
+    store = CheckpointStore(Storage(job.settings.storage), job.key, log.note)
+    checkpoint = store.latest(folder)
+    step = None if checkpoint is None else checkpoint.step
+    shared = broadcast_from_rank_zero(-1 if step is None else step)
+    if shared != (-1 if step is None else step):
+        raise RuntimeError(f"trial {job.key}: rank 0 goes on from step {shared}, this worker would from {step}")
+    return checkpoint
+
+
+def _start_telemetry(job: Assignment, node: int, desk: _Desk | None) -> Callable[[], None]:
+    """Sample this node; returns what ends it. Rank 0's node uses rank 0's recorder, others have their own."""
+    from orchestrator.recorder import Recorder
+    from orchestrator.telemetry import Sampler
+
+    own = None if desk is not None else Recorder(job.settings.tracking, job.run_id, job.start_ms)
+    recorder: Any = desk.recorder if desk is not None else own
+
+    def sink(metrics: Mapping[str, float], seconds: int) -> None:
+        recorder.record(metrics, seconds, timestamp_ms=job.start_ms + 1000 * seconds)
+
+    sampler = Sampler(sink, node=node, start_ms=job.start_ms, interval=job.telemetry_seconds)
+
+    def close() -> None:
+        sampler.close()
+        if own is not None:
+            own.close()
+
+    return close
+
+
+def _floats(metrics: Mapping[str, float]) -> dict[str, float]:
+    return {name: float(value) for name, value in metrics.items()}
