@@ -25,7 +25,7 @@ class Family:
     """Width and height that bound the test image."""
     per_gpu: int = 4
     """Samples per GPU and iteration, on four GPUs."""
-    workers: int = 4
+    loader_workers: int = 4
     """Loader processes per GPU."""
     reduce_zero_label: bool = False
     """Whether label 0 is ignored."""
@@ -46,7 +46,7 @@ _CITYSCAPES = Family(
     train_scale=(2048, 1024),
     test_scale=(2048, 1024),
     per_gpu=2,
-    workers=2,
+    loader_workers=2,
 )
 
 

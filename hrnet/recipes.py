@@ -38,10 +38,15 @@ WIDTHS: tuple[Width, ...] = ("w18-small", "w18", "w48")
 PREFIXES: Mapping[str, str] = MappingProxyType({"w18-small": "hr18s", "w18": "hr18", "w48": "hr48"})
 """Width to the prefix in configuration names."""
 
-NO_EFFECT_ON_SCORES = frozenset({"workers", "log_interval", "val_interval", "checkpoint_interval", "ms_flip"})
+NO_EFFECT_ON_SCORES = frozenset(
+    {"workers", "loader_workers", "log_interval", "val_interval", "checkpoint_interval", "ms_flip"}
+)
 """Fields that leave the final weights, and with them every score, as they are."""
 
 _FIXED = frozenset({"name", "dataset", "width", "schedule", "num_classes", "reduce_zero_label", "ignore_index"})
+_GPUS = 4
+"""GPUs of every published configuration."""
+
 _BACKBONES = "https://download.openmmlab.com/pretrain/third_party/"
 _PRETRAINED: Mapping[str, str] = MappingProxyType(
     {
@@ -83,7 +88,9 @@ class Recipe:
     batch_size: int
     """Samples per iteration over all workers together."""
     workers: int
-    """Loader processes per worker in the published configuration."""
+    """GPUs that the published configuration trained on; any number that divides the batch is the same experiment."""
+    loader_workers: int
+    """Loader processes per GPU in the published configuration."""
     max_iters: int
     """Iterations of training."""
     val_interval: int
@@ -208,13 +215,13 @@ DATASETS: tuple[str, ...] = tuple(FAMILIES)
 
 
 def _name(width: str, batch_size: int, schedule: str, dataset: str, crop: tuple[int, int]) -> str:
-    batch = f"4xb{batch_size // 4}" if batch_size % 4 == 0 else f"1xb{batch_size}"
+    batch = f"{_GPUS}xb{batch_size // _GPUS}" if batch_size % _GPUS == 0 else f"1xb{batch_size}"
     return f"fcn_{PREFIXES[width]}_{batch}-{schedule}_{dataset}-{crop[0]}x{crop[1]}"
 
 
 def _build(dataset: str, width: Width, thousands: int) -> Recipe:
     family = FAMILIES[dataset]
-    batch_size, iterations = 4 * family.per_gpu, 1000 * thousands
+    batch_size, iterations = _GPUS * family.per_gpu, 1000 * thousands
     return Recipe(
         name=_name(width, batch_size, f"{thousands}k", dataset, family.crop),
         dataset=dataset,
@@ -225,7 +232,8 @@ def _build(dataset: str, width: Width, thousands: int) -> Recipe:
         train_scale=family.train_scale,
         test_scale=family.test_scale,
         batch_size=batch_size,
-        workers=family.workers,
+        workers=_GPUS,
+        loader_workers=family.loader_workers,
         max_iters=iterations,
         val_interval=iterations // 10,
         checkpoint_interval=iterations // 10,

@@ -5,7 +5,7 @@ Everything here speaks in names, recipes and plain values; `jobs` turns them int
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from hrnet.data.cards import Card
@@ -92,9 +92,8 @@ def problems(recipe: Recipe, data: str) -> list[tuple[str, str]]:
         report = check(data, quick=True)
         found += [(finding.where, finding.message) for finding in report.findings if finding.fatal]
         if report.card.num_classes != recipe.num_classes:
-            found.append(
-                (data, f"has {report.card.num_classes} classes but {recipe.name} is for {recipe.num_classes}: prepare it again")
-            )
+            classes = f"{report.card.num_classes} classes, but {recipe.name} is for {recipe.num_classes}"
+            found.append((data, f"the data set has {classes}: prepare it again"))
     except DataError as error:
         found.append((data, str(error)))
     if recipe.pretrained is not None:
@@ -107,9 +106,7 @@ def problems(recipe: Recipe, data: str) -> list[tuple[str, str]]:
     return found
 
 
-def train_recipe(
-    recipe: Recipe, data: str, *, seed: int, resume: Path | None, cpus: int
-) -> Iterator[Event]:
+def train_recipe(recipe: Recipe, data: str, *, seed: int, resume: Path | None, cpus: int) -> Iterator[Event]:
     """Train on this worker with `cpus` CPUs: threads and loader processes are shared out among them."""
     import torch
 

@@ -99,7 +99,7 @@ class Board:
 
     def _finish(self, progress: TrialProgress) -> float | None:
         """Expected end of a training: its pace since it was first seen at work, carried on."""
-        if progress.phase != "training" or not progress.step:
+        if progress.phase != "training" or not 0 < progress.step < progress.total:
             return None
         now = self._clock()
         began, first = self._began.setdefault(progress.key, (now, progress.step))

@@ -27,6 +27,7 @@ __all__ = [
     "settings",
 ]
 
+
 def add_filters(parser: argparse.ArgumentParser) -> None:
     """Which cells: names or shell patterns, and the facets dataset, width and schedule."""
     group = parser.add_argument_group("which cells (without any: all)")

@@ -52,7 +52,9 @@ def cluster_shape(args: argparse.Namespace) -> ClusterShape:
         return parse_cluster(args.cluster)
     address = args.address or os.environ.get("RAY_ADDRESS") or "local"
     if address.startswith("http"):
-        raise UsageError(f"{address} takes jobs: use hrgrid submit, or give the cluster's own address such as host:6379")
+        raise UsageError(
+            f"{address} takes jobs: use hrgrid submit, or give the cluster's own address such as host:6379"
+        )
     return _this_machine() if address == "local" else _ray_cluster(address)
 
 
@@ -79,7 +81,9 @@ def _ray_cluster(address: str) -> ClusterShape:
     if not gpus and cpus:
         return ClusterShape(slots=slots or cpus, cpus=cpus)
     if not gpus and not slots:
-        raise ClusterError(f"the Ray cluster {address} has neither CPUs nor GPUs, nor {SLOTS} to say what it will have")
+        raise ClusterError(
+            f"the Ray cluster {address} has neither CPUs nor GPUs, nor {SLOTS} to say what it will have"
+        )
     per_gpu = cpus / gpus if gpus else _CPUS_PER_GPU
     total = max(gpus, slots)
     return ClusterShape(slots=total, kind="GPU", cpus=int(per_gpu * total), gpus=total)

@@ -15,7 +15,7 @@ from orchestrator.report import Report, collect, to_csv, to_html, to_json, to_ma
 from orchestrator.settings import Settings
 from orchestrator.storage import Storage
 
-__all__ = ["FORMATS", "make_report", "print_leaderboard", "write_report"]
+__all__ = ["FORMATS", "keep_pictures", "make_report", "print_leaderboard", "write_report"]
 
 FORMATS: Mapping[str, Callable[[Report], str]] = MappingProxyType(
     {"html": to_html, "md": to_markdown, "csv": to_csv, "json": to_json}
@@ -52,6 +52,28 @@ def make_report(places: Settings, workload: HrnetWorkload, *, every_cell: bool =
         provenance=provenance.capture(),
         created=time.strftime("%Y-%m-%d %H:%M %Z"),
     )
+
+
+def keep_pictures(places: Settings) -> None:
+    """Copy the overlays of finished trials from MLflow to the storage, where reports find them; those there stay.
+
+    Raises TrackingError if MLflow is away.
+    """
+    ledger = Ledger(Storage(places.storage))
+    records = ledger.trials(entry.key for entry in ledger.benchmark(places.benchmark))
+    lacking = [r for r in records.values() if r.state == "finished" and r.run_id and not ledger.pictures(r.key, 1)]
+    if not lacking:
+        return
+    from orchestrator.tracking import Tracker
+
+    tracker = Tracker(places.tracking, places.benchmark, artifacts=places.artifacts)
+    tracker.check()
+    for record in lacking:
+        run_id = str(record.run_id)
+        for path in tracker.artifact_names(run_id, "eval/overlays")[:PICTURES]:
+            picture = tracker.read_artifact(run_id, path)
+            if picture is not None:
+                ledger.write_picture(record.key, path.rsplit("/", 1)[-1], picture)
 
 
 def write_report(places: Settings, report: Report, formats: Collection[str] = tuple(FORMATS)) -> dict[str, str]:

@@ -54,7 +54,9 @@ def found(name: str, args: argparse.Namespace) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="hrgrid-") as folder:
         checkpoint = store.best(Path(folder)) or store.latest(Path(folder))
         if checkpoint is None:
-            raise UsageError(f"the trial {entry.key} of {entry.cell} has no checkpoint yet; hrgrid status says how far")
+            raise UsageError(
+                f"the trial {entry.key} of {entry.cell} has no checkpoint yet; hrgrid status says how far"
+            )
         yield checkpoint.path
 
 

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 from hrnet.errors import DataError
 from jobs._command import MISUSED, CommandParser, main_of
 from jobs._options import add_json, positive
-from jobs._show import console, plural
+from jobs._show import console, plural, print_table
 from orchestrator.settings import absolute_uri
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from hrnet.data.check import Report
     from hrnet.data.prepare.run import Prepared
 
 HELP = "Make synthetic data, prepare a data set, check it, draw it."
@@ -95,16 +96,11 @@ def check(args: argparse.Namespace) -> int:
     from hrnet.data.check import check as verify
 
     report = verify(args.data, quick=args.quick)
-    fatal = [finding for finding in report.findings if finding.fatal]
     if args.json:
-        found = [{"where": f.where, "message": f.message, "fatal": f.fatal} for f in report.findings]
-        print(json.dumps({"data": args.data, "name": report.card.name, "sound": not fatal, "findings": found}, indent=1))
+        print(json.dumps(report.to_dict(), indent=1))
     else:
-        for finding in report.findings:
-            print(f"{'error' if finding.fatal else 'note'}: {finding.where}: {finding.message}")
-        verdict = plural(len(fatal), "error") if fatal else "sound" if not args.quick else "hashes and sizes are right"
-        print(f"{report.card.title} in {args.data}: {verdict}")
-    return MISUSED if fatal else 0
+        _print_check(report)
+    return 0 if report.ok else MISUSED
 
 
 def preview(args: argparse.Namespace) -> int:
@@ -128,6 +124,21 @@ def preview(args: argparse.Namespace) -> int:
     else:
         print(f"{plural(count, 'sample')} of {args.split} drawn in {target}")
     return 0
+
+
+def _print_check(report: Report) -> None:
+    names = list(report.splits)
+    shares = {name: split.class_shares for name, split in report.splits.items()}
+    rows = [(each, *(f"{shares[name].get(each, 0.0):.3%}" for name in names)) for each in report.card.classes]
+    rows.append(("ignored", *(f"{split.ignored_share:.3%}" for split in report.splits.values())))
+    print_table(("class", *names), rows, right=set(names))
+    print()
+    for finding in report.findings:
+        print(f"{'error' if finding.fatal else 'note'}: {finding.where}: {finding.message}")
+    images = ", ".join(f"{split.images} {name}" for name, split in report.splits.items())
+    errors = sum(finding.fatal for finding in report.findings)
+    seen = "manifest and hashes are right" if report.quick else "every sample was read and is right"
+    print(f"{report.card.title}, {images} images in {report.uri}: {plural(errors, 'error') if errors else seen}")
 
 
 def _step(

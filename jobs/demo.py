@@ -49,7 +49,8 @@ def run(args: argparse.Namespace) -> int:
         code = main(words)
         if code:
             return code
-    print(f"\nThat took {duration(time.monotonic() - began)}. Open the MLflow UI with: make ui")
+    opening = shlex.join(["hrgrid", "ui", *places]) if places else "make ui"
+    print(f"\nThat took {duration(time.monotonic() - began)}. Open the MLflow UI with: {opening}")
     return 0
 
 

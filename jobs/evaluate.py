@@ -28,7 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a .pth file, a checkpoint folder, or the key, recipe name or MLflow run id of a trial in the storage",
     )
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
-    parser.add_argument("--ms-flip", action="store_true", help="multi-scale and flip too (about fifteen times the work)")
+    parser.add_argument(
+        "--ms-flip", action="store_true", help="multi-scale and flip too (about fifteen times the work)"
+    )
     parser.add_argument("--limit", type=positive, metavar="N", help="only the first N images")
     add_places(parser)
     add_name(parser)

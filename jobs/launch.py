@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from jobs._command import FAILED, MISUSED, complain, main_of
@@ -79,13 +80,16 @@ def _carry_out(made: Draft, address: str | None) -> Sequence[TrialOutcome]:
 
 def _conclude(made: Draft, outcomes: Sequence[TrialOutcome]) -> int:
     """Write and print the report, and say what can be done next."""
-    from jobs._reporting import make_report, print_leaderboard, write_report
+    from jobs._reporting import keep_pictures, make_report, print_leaderboard, write_report
 
     places = made.settings
+    with _tracking_may_fail("the report has no new pictures"):
+        keep_pictures(places)
     report = make_report(places, made.workload)
     written = write_report(places, report)
     if made.plan.to_run:
-        _summarise(made, report, written)
+        with _tracking_may_fail("the leaderboard was not recorded in MLflow"):
+            _summarise(made, report)
     print()
     print_leaderboard(report)
     failed = [outcome for outcome in outcomes if outcome.state == "failed"]
@@ -99,20 +103,26 @@ def _conclude(made: Draft, outcomes: Sequence[TrialOutcome]) -> int:
     return FAILED if failed else 0
 
 
-def _summarise(made: Draft, report: Report, written: Mapping[str, str]) -> None:
-    """Keep the leaderboard in MLflow, too; a server that has gone away meanwhile does not spoil the launch."""
+def _summarise(made: Draft, report: Report) -> None:
+    """Keep the leaderboard in MLflow, too."""
     from jobs._reporting import FORMATS
     from orchestrator.tracking import Tracker
 
     places = made.settings
-    files = {f"report.{form}": FORMATS[form](report).encode() for form in written}
+    files = {f"report.{form}": write(report).encode() for form, write in FORMATS.items()}
     counts = {f"cells/{verdict.replace(' ', '_')}": float(count) for verdict, count in report.counts.items()}
     tracker = Tracker(places.tracking, places.benchmark, artifacts=places.artifacts)
+    tracker.check()
+    tracker.log_summary(places.benchmark, files, counts)
+
+
+@contextmanager
+def _tracking_may_fail(loss: str) -> Iterator[None]:
+    """A server that went away during the launch does not spoil it: its loss is told, and that is all."""
     try:
-        tracker.check()
-        tracker.log_summary(places.benchmark, files, counts)
+        yield
     except TrackingError as error:
-        print(f"hrgrid: note: the leaderboard was not recorded in MLflow: {error}", file=sys.stderr)
+        print(f"hrgrid: note: {loss}: {error}", file=sys.stderr)
 
 
 if __name__ == "__main__":

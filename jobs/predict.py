@@ -62,7 +62,9 @@ def run(args: argparse.Namespace) -> int:
     for file in images:
         image = cv2.imread(str(file), cv2.IMREAD_COLOR)
         if image is None:
-            raise DataError(f"{file} is no image that can be read; {plural(len(facts), 'image')} before it were written")
+            raise DataError(
+                f"{file} is no image that can be read; {plural(len(facts), 'image')} before it were written"
+            )
         image = np.asarray(image, dtype=np.uint8)
         classes = segment(model, image, recipe, ms_flip=args.ms_flip, device=device)
         maps, picture = args.to / f"{file.stem}_classes.png", args.to / f"{file.stem}_overlay.png"

@@ -61,7 +61,9 @@ def _print_table(recipes: Sequence[Recipe]) -> None:
         numbers = published_metrics(recipe.name) or {}
         scores = [f"{numbers[name]:.2f}" if name in numbers else "-" for name in ("val/mIoU", "val/mIoU_ms_flip")]
         crop = f"{recipe.crop[0]}x{recipe.crop[1]}"
-        rows.append((recipe.name, recipe.dataset, recipe.width, recipe.schedule, crop, str(recipe.batch_size), *scores))
+        rows.append(
+            (recipe.name, recipe.dataset, recipe.width, recipe.schedule, crop, str(recipe.batch_size), *scores)
+        )
     print_table(columns, rows, right=frozenset({"batch", "published mIoU", "ms+flip"}))
     print(f"{len(rows)} recipes; hrgrid recipes NAME shows every setting of one")
 

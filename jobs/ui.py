@@ -31,7 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Which store, which port."""
     add_storage(parser)
     add_name(parser)
-    parser.add_argument("--port", type=positive, metavar="N", help=f"port (default: {DEFAULT_PORT} or the next free one)")
+    parser.add_argument(
+        "--port", type=positive, metavar="N", help=f"port (default: {DEFAULT_PORT} or the next free one)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

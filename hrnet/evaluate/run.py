@@ -12,7 +12,7 @@ from torch import nn
 
 from hrnet import draw
 from hrnet.data.cards import Card
-from hrnet.data.shards import Sample, Split
+from hrnet.data.shards import PreparedDataset, Sample, Split
 from hrnet.evaluate.confusion import ConfusionMatrix, Scores
 from hrnet.evaluate.inference import segment
 from hrnet.events import Event
@@ -25,9 +25,7 @@ OVERLAYS = 4
 """Validation images, evenly spaced over the split, that are drawn at the end of a trial."""
 
 
-def evaluate(
-    model: nn.Module, data: PreparedDataset, recipe: Recipe, *, ms_flip: bool = False
-) -> Scores:
+def evaluate(model: nn.Module, data: PreparedDataset, recipe: Recipe, *, ms_flip: bool = False) -> Scores:
     """Scores of a model over the val split of a prepared data set, single scale or multi-scale with flip.
 
     In a gang every worker must call this, and gets the scores over all images.

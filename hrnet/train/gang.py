@@ -26,7 +26,9 @@ class Gang:
     @classmethod
     def current(cls) -> Gang:
         """The gang of the default process group, on the current CUDA device if there is one, else on the CPU."""
-        device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+        device = (
+            torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+        )
         if distributed.is_available() and distributed.is_initialized():
             return cls(rank=distributed.get_rank(), world=distributed.get_world_size(), device=device)
         return cls(rank=0, world=1, device=device)

@@ -26,7 +26,7 @@ STATE_FILE = "state.pt"
 """Name of the state file in a checkpoint folder."""
 
 # Fields that say how a training is run and watched, not what it computes: they may change between two attempts.
-_FREE_FIELDS = frozenset({"workers", "log_interval"})
+_FREE_FIELDS = frozenset({"workers", "loader_workers", "log_interval"})
 
 
 @dataclass(kw_only=True, slots=True)
@@ -124,5 +124,7 @@ def _read(folder: Path) -> dict[str, Any]:
         raise WeightsError(f"{path} does not exist: give a checkpoint folder written by a training") from None
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise WeightsError(f"{path} cannot be read as a training state ({reason}): use an earlier checkpoint") from error
+        raise WeightsError(
+            f"{path} cannot be read as a training state ({reason}): use an earlier checkpoint"
+        ) from error
     return dict(content)

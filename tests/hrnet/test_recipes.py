@@ -60,7 +60,8 @@ def test_every_field_equals_the_reference(ours: Recipe, parity_dir: Path) -> Non
         "flip_prob": 0.5,
         "photometric": "PhotoMetricDistortion" in config["train_pipeline"],
         "batch_size": config["batch_per_gpu"] * config["gpus"],
-        "workers": config["train_workers"],
+        "workers": config["gpus"],
+        "loader_workers": config["train_workers"],
         "max_iters": config["max_iters"],
         "val_interval": config["val_interval"],
         "checkpoint_interval": config["ckpt_interval"],
@@ -199,7 +200,7 @@ def test_intervals_follow_the_length_unless_given() -> None:
 def test_differences_name_what_changes_scores() -> None:
     published = recipe(FIRST)
     changed = published.with_overrides(
-        {"max_iters": "20", "crop": "256x512", "workers": "0", "log_interval": "1", "pretrained": "none"}
+        {"max_iters": "20", "crop": "256x512", "workers": "2", "log_interval": "1", "pretrained": "none"}
     )
     assert changed.differences(published) == (
         "crop 256x512 instead of 512x1024",

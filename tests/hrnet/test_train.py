@@ -32,7 +32,9 @@ def run(recipe: Recipe, data: Path, keep: Path, *, resume: Path | None = None, p
 
 
 @pytest.fixture(scope="module")
-def unbroken(tiny_recipe: Recipe, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Event], Path]:
+def unbroken(
+    tiny_recipe: Recipe, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[list[Event], Path]:
     keep = tmp_path_factory.mktemp("unbroken")
     return run(tiny_recipe, tiny_data, keep), keep
 
@@ -66,9 +68,7 @@ def test_interrupted_at_step_7_and_resumed_gives_the_same_losses_and_weights(
     second = run(tiny_recipe, tiny_data, tmp_path, resume=tmp_path / "seven")
     assert losses(first) + losses(second) == losses(events)
     assert len(losses(first)) == 7
-    whole, resumed = (
-        torch.load(folder / "20" / STATE_FILE, weights_only=True) for folder in (keep, tmp_path)
-    )
+    whole, resumed = (torch.load(folder / "20" / STATE_FILE, weights_only=True) for folder in (keep, tmp_path))
     for key, tensor in whole["state_dict"].items():
         assert torch.equal(tensor, resumed["state_dict"][key]), key
 

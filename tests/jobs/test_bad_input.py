@@ -89,7 +89,11 @@ def launch(data: Path, storage: Path, *more: str, names: Sequence[str] = (HR18S,
     ids=lambda value: " ".join(value)[:60],
 )
 def test_what_cannot_be(
-    argv: list[str], parts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    argv: list[str],
+    parts: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     said = refused(argv, capsys)
@@ -99,7 +103,9 @@ def test_what_cannot_be(
 
 
 @pytest.mark.parametrize(
-    "argv", [["status"], ["report"], ["ui"], ["predict", "nothing.pth", "image.png", "--to", "out"]], ids=lambda v: v[0]
+    "argv",
+    [["status"], ["report"], ["ui"], ["predict", "nothing.pth", "image.png", "--to", "out"]],
+    ids=lambda v: v[0],
 )
 def test_nothing_there_yet(
     argv: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -114,7 +120,9 @@ def test_a_folder_that_is_no_data_set(tmp_path: Path, capsys: pytest.CaptureFixt
     (tmp_path / "photos" / "a.txt").write_text("no image")
     said = refused(["data", "prepare", tmp_path / "photos", "--to", tmp_path / "to"], capsys)
     assert str(tmp_path / "photos") in said
-    said = refused(["data", "prepare", tmp_path / "photos", "--dataset", "cityscapes", "--to", tmp_path / "to"], capsys)
+    said = refused(
+        ["data", "prepare", tmp_path / "photos", "--dataset", "cityscapes", "--to", tmp_path / "to"], capsys
+    )
     assert "leftImg8bit" in said
     assert not (tmp_path / "to").exists()
     said = refused(["data", "check", tmp_path / "photos"], capsys)
@@ -209,7 +217,9 @@ def test_an_unwritable_storage(prepared: Path, tmp_path: Path, capsys: pytest.Ca
     assert blocked.read_text() == "not a folder"
 
 
-def test_a_tracking_server_that_is_not_there(prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_tracking_server_that_is_not_there(
+    prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
