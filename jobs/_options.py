@@ -13,6 +13,7 @@ from orchestrator.settings import DEFAULT_BENCHMARK, DEFAULT_FOLDER, Settings, a
 __all__ = [
     "add_address",
     "add_changes",
+    "add_dashboard",
     "add_filters",
     "add_gangs",
     "add_json",
@@ -117,6 +118,15 @@ def add_gangs(parser: argparse.ArgumentParser) -> None:
 def add_address(parser: argparse.ArgumentParser) -> None:
     """Which Ray cluster."""
     parser.add_argument("--address", metavar="ADDRESS", help="Ray cluster (default: $RAY_ADDRESS, else this machine)")
+
+
+def add_dashboard(parser: argparse.ArgumentParser) -> None:
+    """Which cluster to send jobs to."""
+    parser.add_argument(
+        "--address",
+        metavar="URL",
+        help="the cluster's dashboard (default: $RAY_API_SERVER_ADDRESS, else http://127.0.0.1:8265)",
+    )
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:

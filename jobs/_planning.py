@@ -16,7 +16,7 @@ from jobs._wiring import HrnetWorkload
 from orchestrator.errors import ClusterError, UsageError
 from orchestrator.grid import Trial, expand, parse_overrides, select
 from orchestrator.ledger import Ledger, TrialRecord
-from orchestrator.plan import ClusterShape, Plan, PlannedTrial, make_plan, measured_rate, parse_cluster
+from orchestrator.plan import Action, ClusterShape, Plan, PlannedTrial, make_plan, measured_rate, parse_cluster
 from orchestrator.settings import Settings
 from orchestrator.storage import Storage
 from orchestrator.workload import Problem
@@ -76,7 +76,8 @@ def _ray_cluster(address: str) -> ClusterShape:
     connect(address=address, slots=0, cpus=0)
     import ray
 
-    resources = ray.cluster_resources()
+    api: Any = ray
+    resources = api.cluster_resources()
     cpus, gpus, slots = (int(resources.get(name, 0)) for name in ("CPU", "GPU", SLOTS))
     if not gpus and cpus:
         return ClusterShape(slots=slots or cpus, cpus=cpus)
@@ -92,7 +93,8 @@ def _ray_cluster(address: str) -> ClusterShape:
 def draft(args: argparse.Namespace, cluster: ClusterShape, *, free_dead: bool = False) -> Draft:
     """Choose cells, complete them, look up what is known of them, check what would run, and decide.
 
-    With `free_dead`, trials whose launch on this machine was killed are taken over at once. Raises an HrnetError or OrchestratorError for the first option that cannot be.
+    With `free_dead`, trials whose launch on this machine was killed are taken over at once.
+    Raises an HrnetError or OrchestratorError for the first option that cannot be.
     """
     places = settings(args)
     workload = HrnetWorkload(data=args.data)
@@ -169,7 +171,7 @@ def plan_facts(made: Draft) -> dict[str, Any]:
 _CPUS_PER_GPU = 4
 """Of a cluster that has not started a single worker yet; what the smallest GPU instances of clouds have."""
 
-_WORDS = {"run": "to run", "resume": "to resume", "skip": "to skip", "blocked": "blocked"}
+_WORDS: Mapping[Action, str] = {"run": "to run", "resume": "to resume", "skip": "to skip", "blocked": "blocked"}
 
 
 def _cell_facts(trial: PlannedTrial) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hrnet.errors import DataError
-from jobs._command import MISUSED, CommandParser, main_of
+from jobs._command import MISUSED, main_of
 from jobs._options import add_json, positive
 from jobs._show import console, plural, print_table
 from orchestrator.settings import absolute_uri
@@ -142,8 +142,11 @@ def _print_check(report: Report) -> None:
 
 
 def _step(
-    steps: argparse._SubParsersAction[CommandParser], name: str, text: str, action: Callable[[argparse.Namespace], int]
-) -> CommandParser:
+    steps: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    text: str,
+    action: Callable[[argparse.Namespace], int],
+) -> argparse.ArgumentParser:
     parser = steps.add_parser(name, prog=f"hrgrid data {name}", description=text, help=text)
     parser.set_defaults(action=action)
     return parser

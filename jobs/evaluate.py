@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     if args.ms_flip:
         flipped = evaluate(model, dataset, recipe, ms_flip=True)
         metrics |= {f"val/{name}_ms_flip": float(getattr(flipped, name)) for name in SCORES}
-    iou = dict(zip(dataset.card.classes, map(float, scores.iou), strict=True))
+    iou = dict(zip(dataset.card.classes, map(float, 100 * scores.iou), strict=True))
     published = published_metrics(recipe.name) or {}
     if args.json:
         facts = {"recipe": recipe.name, "weights": args.weights, "metrics": metrics, "published": published}

@@ -8,17 +8,17 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hrnet.errors import DataError, RecipeError
 from hrnet.recipes import Recipe
 from jobs._command import main_of
 from jobs._options import add_json, add_name, add_places
-from jobs._show import plural
 from jobs._weights import catalogue_recipe, found, load_model, stored_recipe
 
 if TYPE_CHECKING:
     from hrnet.data.cards import Card
+    from hrnet.model.segmentor import HRNetSegmentor
 
 HELP = "Segment images: writes NAME_classes.png (class ids) and NAME_overlay.png for each."
 
@@ -44,42 +44,59 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Segment every image."""
     images = _image_files([Path(name) for name in args.images])
+    _check_readable(images)
     with found(args.weights, args) as path:
         recipe = _recipe(args, path)
         model = load_model(path, recipe)
+    import torch
+
+    card = _card(recipe, args.data)
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        args.to.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"cannot write to {args.to}: {error.strerror or error}") from error
+    facts = []
+    for file in images:
+        facts.append(_segment(model, recipe, card, file, args.to, ms_flip=args.ms_flip))
+        if not args.json:
+            shown = ", ".join(f"{name} {share:.0%}" for name, share in facts[-1]["largest"].items())
+            print(f"{file}: {shown} -> {facts[-1]['overlay']}")
+    if args.json:
+        print(json.dumps(facts, indent=1))
+    return 0
+
+
+def _segment(
+    model: HRNetSegmentor, recipe: Recipe, card: Card, file: Path, folder: Path, *, ms_flip: bool
+) -> dict[str, Any]:
+    """Segment one image and write its two pictures; returns where they are and the three largest classes."""
     import cv2
     import numpy as np
-    import torch
 
     from hrnet.draw import overlay
     from hrnet.evaluate.inference import segment
 
-    card = _card(recipe, args.data)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model.to(device)
-    args.to.mkdir(parents=True, exist_ok=True)
-    facts = []
-    for file in images:
-        image = cv2.imread(str(file), cv2.IMREAD_COLOR)
-        if image is None:
-            raise DataError(
-                f"{file} is no image that can be read; {plural(len(facts), 'image')} before it were written"
-            )
-        image = np.asarray(image, dtype=np.uint8)
-        classes = segment(model, image, recipe, ms_flip=args.ms_flip, device=device)
-        maps, picture = args.to / f"{file.stem}_classes.png", args.to / f"{file.stem}_overlay.png"
-        for target, pixels in ((maps, classes), (picture, overlay(image, classes, card.palette, 0.5))):
-            if not cv2.imwrite(str(target), pixels):
-                raise DataError(f"cannot write {target}: is the folder writable and the disk not full?")
-        shares = np.bincount(classes.ravel(), minlength=len(card.classes)) / classes.size
-        largest = {card.classes[i]: round(float(shares[i]), 4) for i in np.argsort(-shares)[:3] if shares[i] > 0}
-        facts.append({"image": str(file), "classes": str(maps), "overlay": str(picture), "largest": largest})
-        if not args.json:
-            shown = ", ".join(f"{name} {share:.0%}" for name, share in largest.items())
-            print(f"{file}: {shown} -> {picture}")
-    if args.json:
-        print(json.dumps(facts, indent=1))
-    return 0
+    pixels = cv2.imread(str(file), cv2.IMREAD_COLOR)
+    if pixels is None:
+        raise DataError(f"{file} is damaged; the images before it are in {folder}")
+    image = np.asarray(pixels, dtype=np.uint8)
+    classes = segment(model, image, recipe, ms_flip=ms_flip)
+    maps, picture = folder / f"{file.stem}_classes.png", folder / f"{file.stem}_overlay.png"
+    for target, drawn in ((maps, classes), (picture, overlay(image, classes, card.palette))):
+        if not cv2.imwrite(str(target), drawn):
+            raise DataError(f"cannot write {target}: is the folder writable and the disk not full?")
+    shares = np.bincount(classes.ravel(), minlength=len(card.classes)) / classes.size
+    largest = {card.classes[i]: round(float(shares[i]), 4) for i in np.argsort(-shares)[:3] if shares[i] > 0}
+    return {"image": str(file), "classes": str(maps), "overlay": str(picture), "largest": largest}
+
+
+def _check_readable(files: Sequence[Path]) -> None:
+    import cv2
+
+    for file in files:
+        if not cv2.haveImageReader(str(file)):
+            raise DataError(f"{file} is no image that can be read")
 
 
 def _recipe(args: argparse.Namespace, path: Path) -> Recipe:

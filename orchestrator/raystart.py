@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from orchestrator.errors import ClusterError
 
-__all__ = ["SLOTS", "connect", "prepare_environment"]
+__all__ = ["SLOTS", "connect", "has_token", "prepare_environment"]
 
 SLOTS: Final = "hrgrid_slots"
 """The budget resource: one per worker that can run at once, declared on the head. A trial's driver asks for as many as
@@ -46,7 +46,7 @@ def prepare_environment(*, local: bool) -> None:
     mode = os.environ.get("RAY_AUTH_MODE")
     if mode is None and "ray" not in sys.modules:
         os.environ["RAY_AUTH_MODE"] = mode = "token"
-    if mode in (None, "token") and not _has_token():
+    if mode in (None, "token") and not has_token():
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
@@ -101,6 +101,7 @@ def _silence() -> None:
         worker.print_to_stdstream = to_log
 
 
-def _has_token() -> bool:
+def has_token() -> bool:
+    """Tell whether this machine holds a token for Ray clusters, in the environment or in Ray's own file."""
     named = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
     return bool(named) or (Path.home() / ".ray" / "auth_token").is_file()

@@ -112,8 +112,9 @@ def _percent(value: float) -> float | None:
     return None if math.isnan(value) else round(100 * value, 4)
 
 
-def _spread(count: int, wanted: int) -> Iterable[int]:
-    return sorted({(2 * i + 1) * count // (2 * wanted) for i in range(min(wanted, count))})
+def _spread(count: int, wanted: int) -> list[int]:
+    shown = min(wanted, count)
+    return [(2 * i + 1) * count // (2 * shown) for i in range(shown)]
 
 
 def _prefetch(split: Split, indices: Iterable[int]) -> Iterator[Sample]:

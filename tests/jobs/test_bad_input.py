@@ -1,4 +1,4 @@
-"""Every mistake gives one sentence that says what, where and what to do, exit code 2, and leaves nothing half written."""
+"""Every mistake gives one sentence (what, where, what to do) and exit code 2, and leaves nothing half written."""
 
 from __future__ import annotations
 
