@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 import sys
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
@@ -13,16 +12,15 @@ if TYPE_CHECKING:
 
 __all__ = ["ask", "console", "duration", "number", "plural", "print_table"]
 
-_PIPE_WIDTH = 200
-"""Columns when the output is no terminal: a file or another program reads it."""
+_PIPE_WIDTH = 10_000
+"""Columns when the output is no terminal: a file or another program reads it, and nothing may be cut."""
 
 
 def console() -> Console:
     """A rich console on stdout, as it is now."""
     from rich.console import Console
 
-    width = None if sys.stdout.isatty() else max(_PIPE_WIDTH, shutil.get_terminal_size().columns)
-    return Console(width=width, highlight=False, soft_wrap=not sys.stdout.isatty())
+    return Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH, highlight=False)
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Collection[str] = ()) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -69,6 +71,9 @@ def _carry_out(made: Draft, address: str | None) -> Sequence[TrialOutcome]:
     from orchestrator.scheduler import run_plan
     from orchestrator.trainer import RunOptions
 
+    if os.environ.get("RAY_JOB_STOP_SIGNAL") == "SIGINT":
+        # A head that was started in the background of a script ignores SIGINT, and its jobs inherit that.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     options = RunOptions(provenance=provenance.capture(), address=address)
     try:
         with Board(made.plan.trials) as board:

@@ -11,11 +11,14 @@ from typing import Any, Final
 
 from orchestrator.errors import ClusterError
 
-__all__ = ["SLOTS", "connect", "has_token", "prepare_environment"]
+__all__ = ["LOCAL", "SLOTS", "connect", "has_token", "prepare_environment"]
 
 SLOTS: Final = "hrgrid_slots"
 """The budget resource: one per worker that can run at once, declared on the head. A trial's driver asks for as many as
 its gang has workers, so that no driver starts without its gang and none is placed on a machine that may vanish."""
+
+LOCAL: Final = "HRGRID_LOCAL_RAY"
+"""Environment variable that tells the processes of a local Ray that it is one: without dashboard and state API."""
 
 OBJECT_STORE_BYTES: Final = 200_000_000
 
@@ -42,6 +45,7 @@ def prepare_environment(*, local: bool) -> None:
         os.environ.setdefault(name, value)
     if not local:
         return
+    os.environ[LOCAL] = "1"
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     mode = os.environ.get("RAY_AUTH_MODE")
     if mode is None and "ray" not in sys.modules:

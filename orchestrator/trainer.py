@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import psutil
 
@@ -22,8 +22,8 @@ from orchestrator.runstore import flatten
 from orchestrator.settings import Settings
 from orchestrator.storage import Storage
 from orchestrator.tracking import Status, Tracker
-from orchestrator.triallog import log_names, read_tail
-from orchestrator.worker import Assignment, train_on_worker
+from orchestrator.triallog import log_names
+from orchestrator.worker import Assignment
 from orchestrator.workload import Json, Workload
 
 __all__ = ["RunOptions", "TrialOutcome", "close_trial", "process_identity", "run_trial"]
@@ -111,7 +111,10 @@ def run_trial(
         telemetry_seconds=options.telemetry_seconds,
     )
     with _heartbeat(ledger, assignment):
-        metrics, error = _fit(workload, assignment, planned, options)
+        # Ray Train and torch take seconds to import, which planning and skipping must not pay.
+        from orchestrator.gang import run_gang
+
+        metrics, error = run_gang(workload, assignment, planned, max_failures=options.max_failures)
     outcome = TrialOutcome(
         key=key,
         cell=cell,
@@ -209,47 +212,6 @@ def _tags(planned: PlannedTrial, settings: Settings, options: RunOptions) -> dic
         "mlflow.source.git.commit": commit,
         "mlflow.source.name": "hrgrid",
     }
-
-
-def _fit(
-    workload: Workload, assignment: Assignment, planned: PlannedTrial, options: RunOptions
-) -> tuple[dict[str, float], str | None]:
-    """Run the gang; return the final metrics, and the error with the end of the log if there is one."""
-    from ray import train as ray_train
-    from ray.train.torch import TorchTrainer
-
-    from orchestrator.failures import Judge, explain
-
-    def loop() -> dict[str, float] | None:
-        return train_on_worker(workload, assignment)
-
-    resources = {"CPU": float(planned.cpus_per_worker)}
-    if planned.gpus_per_worker:
-        resources["GPU"] = planned.gpus_per_worker
-    api: Any = ray_train  # annotations of the installed Ray still describe Train V1
-    trainer: Any = TorchTrainer(
-        loop,  # type: ignore[arg-type]
-        scaling_config=api.ScalingConfig(
-            num_workers=planned.workers, use_gpu=bool(planned.gpus_per_worker), resources_per_worker=resources
-        ),
-        run_config=api.RunConfig(
-            # Unique per attempt: Ray Train resumes by name, and our own checkpoints are the only truth.
-            name=f"trials/{planned.key}/{assignment.lease:06d}-{time.time_ns():x}",
-            storage_path=f"{assignment.settings.storage}/ray",
-            failure_config=api.FailureConfig(max_failures=options.max_failures),
-            callbacks=[Judge()],
-            logging_config=api.LoggingConfig(log_level="ERROR"),
-        ),
-    )
-    try:
-        return dict(trainer.fit().return_value or {}), None
-    except Exception as error:
-        rank, reason = explain(error)
-        storage = Storage(assignment.settings.storage)
-        tail = read_tail(storage, planned.key, rank)
-        known = (Ledger(storage).progress(planned.key) or {}).get("metrics") or {}
-        ending = f"\nlast lines of the log of worker {rank}:\n{tail}" if tail else ""
-        return dict(known), f"{planned.spec.cell.name}: {reason}{ending}"
 
 
 @contextmanager

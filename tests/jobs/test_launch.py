@@ -1,0 +1,162 @@
+"""A real small grid through the commands: one cell that learns, one that cannot; then everything that follows."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import pytest
+
+from jobs.cli import main
+
+ROOT = Path(__file__).resolve().parents[2]
+
+GOOD = "fcn_hr18s_4xb2-40k_cityscapes-512x1024"
+BAD = "fcn_hr18s_4xb2-80k_cityscapes-512x1024"
+SMALL = (
+    "max_iters=4", "val_interval=2", "log_interval=1", "crop=64x64", "batch_size=2", "train_scale=128x64",
+    "test_scale=128x64", "tta_ratios=1.0", "pretrained=none",
+)  # fmt: skip
+RUIN = ("max_iters=40", "val_interval=40", "lr=100", "weight_decay=1")
+"""Every step of this makes the weights about a hundred times larger, until the loss is no number."""
+
+pytestmark = pytest.mark.ray
+
+
+def hrgrid(*argv: str | Path, home: Path) -> subprocess.CompletedProcess[str]:
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MLFLOW_", "HRGRID_"))}
+    command = [sys.executable, "-m", "jobs.cli", *map(str, argv)]
+    return subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**env, "HOME": str(home), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+
+
+@dataclass(frozen=True)
+class Launched:
+    folder: Path
+    words: Sequence[str]
+    done: subprocess.CompletedProcess[str]
+
+    @property
+    def storage(self) -> Path:
+        return self.folder / "results"
+
+    def again(self, *more: str) -> subprocess.CompletedProcess[str]:
+        return hrgrid(*self.words, *more, home=self.folder)
+
+    def status(self) -> list[dict[str, Any]]:
+        done = hrgrid("status", "--storage", self.storage, "--json", home=self.folder)
+        (benchmark,) = json.loads(done.stdout)["benchmarks"]
+        return list(benchmark["cells"])
+
+
+@pytest.fixture(scope="module")
+def launched(tmp_path_factory: pytest.TempPathFactory) -> Launched:
+    folder = tmp_path_factory.mktemp("launched")
+    drawn, prepared = folder / "cityscapes", folder / "prepared"
+    assert main(["data", "synth", "--to", str(drawn), "--train", "4", "--val", "2", "--size", "64x128"]) == 0
+    assert main(["data", "prepare", str(drawn), "--to", str(prepared)]) == 0
+    changes = [*SMALL, *(f"{BAD}:{change}" for change in RUIN)]
+    words = ["launch", GOOD, BAD, *(w for change in changes for w in ("--set", change)), "--workers", "1", "--yes"]
+    words += ["--data", str(prepared), "--storage", str(folder / "results"), "--name", "small"]
+    return Launched(folder, words, hrgrid(*words, home=folder))
+
+
+def test_the_launch_tells_what_it_does_and_that_a_cell_failed(launched: Launched) -> None:
+    done = launched.done
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert not done.stderr
+    for part in (
+        "2 cells: 2 to run",
+        f"{GOOD}: training",
+        f"{GOOD}: finished",
+        f"{BAD}: failed",
+        "1 cell failed; the same command tries again",
+        f"report: {launched.storage}/reports/small/report.html",
+        "next: hrgrid ui",
+    ):
+        assert part in done.stdout
+    (said,) = [line for line in done.stdout.splitlines() if line.startswith(f"{BAD} failed: ")]
+    assert "the loss is" in said
+    assert "lower lr" in said
+
+
+def test_status_tells_the_same(launched: Launched) -> None:
+    cells = {cell["cell"]: cell for cell in launched.status()}
+    assert {name: cell["state"] for name, cell in cells.items()} == {GOOD: "finished", BAD: "failed"}
+    assert cells[GOOD]["step"] == cells[GOOD]["total"] == 4
+    assert 0 <= cells[GOOD]["metrics"]["val/mIoU"] <= 100
+    assert cells[GOOD]["metrics"]["train/loss"] > 0
+    assert "the loss is" in cells[BAD]["error"]
+
+
+def test_a_relaunch_of_what_is_finished_starts_nothing(launched: Launched) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (launched.storage / "trials").rglob("*") if path.is_file()}
+    words = [word for word in launched.words if word != BAD and not word.startswith(f"{BAD}:")]
+    words = [word for word, after in zip(words, [*words[1:], ""], strict=True) if (word, after) != ("--set", "--set")]
+    code = (
+        f"import sys; from jobs.cli import main; code = main({words!r}); print('ray' in sys.modules); sys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 cell: 1 to skip" in done.stdout
+    assert done.stdout.splitlines()[-1] == "False", "Ray was imported"
+    after = {path: path.stat().st_mtime_ns for path in (launched.storage / "trials").rglob("*") if path.is_file()}
+    assert after == before
+
+
+def test_the_report_stands_beside_the_published_numbers(launched: Launched) -> None:
+    done = hrgrid("report", "--storage", launched.storage, "--json", home=launched.folder)
+    rows = {row["cell"]: row for row in json.loads(done.stdout)["rows"]}
+    assert rows[GOOD]["published_mIoU"] == 73.86
+    assert rows[GOOD]["verdict"] == "not comparable"
+    assert "max_iters 4 instead of 40000" in rows[GOOD]["not_comparable"]
+    assert rows[BAD]["verdict"] == "failed"
+    folder = launched.storage / "reports" / "small"
+    assert {path.suffix for path in folder.iterdir()} == {".html", ".md", ".csv", ".json"}
+    assert (folder / "report.html").read_text().count("data:image/png;base64,") == 2
+
+
+def test_evaluate_gives_the_score_of_the_launch_again(launched: Launched) -> None:
+    (cell,) = [cell for cell in launched.status() if cell["cell"] == GOOD]
+    changes = [word for change in SMALL for word in ("--set", change)]
+    done = hrgrid(
+        "evaluate", GOOD, "--weights", cell["key"], "--storage", launched.storage, "--data",
+        launched.folder / "prepared", *changes, "--ms-flip", "--json", home=launched.folder,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    metrics = json.loads(done.stdout)["metrics"]
+    for name in ("val/mIoU", "val/mIoU_ms_flip"):
+        assert metrics[name] == pytest.approx(cell["metrics"][name], abs=0.05)
+
+
+def test_predict_draws_images_of_any_size(launched: Launched, tmp_path: Path) -> None:
+    source = next((launched.folder / "cityscapes").glob("leftImg8bit/val/*/*.png"))
+    image = cv2.imread(str(source))
+    assert image is not None
+    cv2.imwrite(str(tmp_path / "odd.png"), image[:51, :77])
+    done = hrgrid(
+        "predict", GOOD, tmp_path / "odd.png", "--to", tmp_path / "out", "--storage", launched.storage, "--json",
+        home=launched.folder,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (facts,) = json.loads(done.stdout)
+    classes = cv2.imread(facts["classes"], cv2.IMREAD_UNCHANGED)
+    overlay = cv2.imread(facts["overlay"])
+    assert classes is not None
+    assert overlay is not None
+    assert classes.shape == (51, 77)
+    assert classes.max() < 19
+    assert overlay.shape == (51, 77, 3)
