@@ -9,45 +9,45 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hrnet.catalogue import Recipe, recipe, recipes
     from hrnet.data.cards import Card, card, cards, load_card
     from hrnet.data.shards import PreparedDataset, open_dataset
     from hrnet.errors import DataError, HrnetError, RecipeError, TrainingError, WeightsError
-    from hrnet.evaluate.confusion import ConfusionMatrix, Scores
-    from hrnet.evaluate.inference import segment as predict
-    from hrnet.evaluate.run import evaluate
+    from hrnet.evaluation.confusion import ConfusionMatrix, Scores
+    from hrnet.evaluation.inference import segment as predict
+    from hrnet.evaluation.run import evaluate
     from hrnet.events import Event
     from hrnet.model.segmentor import build_model
     from hrnet.published import Published
-    from hrnet.recipes import Recipe, recipe, recipes
-    from hrnet.train.loop import train
+    from hrnet.training.loop import train
     from hrnet.weights import LoadReport, load_weights, save_weights
 
 _WHERE = {
     "Card": "data.cards",
-    "ConfusionMatrix": "evaluate.confusion",
+    "ConfusionMatrix": "evaluation.confusion",
     "DataError": "errors",
     "Event": "events",
     "HrnetError": "errors",
     "LoadReport": "weights",
     "PreparedDataset": "data.shards",
     "Published": "published",
-    "Recipe": "recipes",
+    "Recipe": "catalogue",
     "RecipeError": "errors",
-    "Scores": "evaluate.confusion",
+    "Scores": "evaluation.confusion",
     "TrainingError": "errors",
     "WeightsError": "errors",
     "build_model": "model.segmentor",
     "card": "data.cards",
     "cards": "data.cards",
-    "evaluate": "evaluate.run",
+    "evaluate": "evaluation.run",
     "load_card": "data.cards",
     "load_weights": "weights",
     "open_dataset": "data.shards",
-    "predict": "evaluate.inference",
-    "recipe": "recipes",
-    "recipes": "recipes",
+    "predict": "evaluation.inference",
+    "recipe": "catalogue",
+    "recipes": "catalogue",
     "save_weights": "weights",
-    "train": "train.loop",
+    "train": "training.loop",
 }
 
 __all__ = [

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from hrnet.catalogue import Recipe, recipes, recipes_for
 from hrnet.data.cards import Card
 from hrnet.errors import DataError, HrnetError
 from hrnet.events import Event
 from hrnet.published import published
-from hrnet.recipes import Recipe, recipes, recipes_for
 
 __all__ = ["NUMERICS_VERSION", "catalogue", "custom_cards", "evaluate_checkpoint", "gigamacs", "memory_gb",
            "not_comparable", "problems", "published_metrics", "train_recipe"]  # fmt: skip
@@ -111,7 +111,7 @@ def train_recipe(recipe: Recipe, data: str, *, seed: int, resume: Path | None, c
     import torch
 
     from hrnet.data.shards import open_dataset
-    from hrnet.train.loop import train
+    from hrnet.training.loop import train
 
     # A GPU computes and the CPUs load; a CPU does both, and one process more than cores slows every step.
     processes = max(1, cpus - 2) if torch.cuda.is_available() else 0
@@ -128,11 +128,11 @@ def evaluate_checkpoint(recipe: Recipe, data: str, checkpoint: Path, *, cpus: in
     import torch
 
     from hrnet.data.shards import open_dataset
-    from hrnet.evaluate.confusion import ConfusionMatrix
-    from hrnet.evaluate.run import evaluate_split, score_artifacts, score_metrics
+    from hrnet.evaluation.confusion import ConfusionMatrix
+    from hrnet.evaluation.run import evaluate_split, score_artifacts, score_metrics
     from hrnet.model.segmentor import build_model
-    from hrnet.train.gang import Gang
-    from hrnet.train.state import read_recipe
+    from hrnet.training.gang import Gang
+    from hrnet.training.state import read_recipe
 
     torch.set_num_threads(max(1, cpus))
     gang = Gang.current()

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hrnet.catalogue import Recipe
 from hrnet.errors import RecipeError, WeightsError, suggestion
-from hrnet.recipes import Recipe
 from hrnet.workload import catalogue, custom_cards
 from jobs._options import overrides_for, settings
 from orchestrator.checkpoints import CheckpointStore
@@ -38,7 +38,8 @@ def catalogue_recipe(name: str, data: str | None, overrides: Sequence[str]) -> R
 
 @contextmanager
 def found(name: str, args: argparse.Namespace) -> Iterator[Path]:
-    """The weights file or checkpoint folder that a name means; a trial's best checkpoint is downloaded for a while.
+    """The weights file or checkpoint folder that a name means; a trial's last checkpoint, whose scores
+    the report shows, is downloaded for a while.
 
     Raises:
         UsageError: it is no file or folder, and no trial of the storage.
@@ -52,7 +53,7 @@ def found(name: str, args: argparse.Namespace) -> Iterator[Path]:
     entry = _trial(name, Ledger(storage), places.benchmark)
     store = CheckpointStore(storage, entry.key)
     with tempfile.TemporaryDirectory(prefix="hrgrid-") as folder:
-        checkpoint = store.best(Path(folder)) or store.latest(Path(folder))
+        checkpoint = store.latest(Path(folder))
         if checkpoint is None:
             raise UsageError(
                 f"the trial {entry.key} of {entry.cell} has no checkpoint yet; hrgrid status says how far"
@@ -64,7 +65,7 @@ def stored_recipe(path: Path) -> Recipe | None:
     """The recipe that a checkpoint folder was trained with; None for a weights file, which does not say."""
     if not path.is_dir():
         return None
-    from hrnet.train.state import read_recipe
+    from hrnet.training.state import read_recipe
 
     return read_recipe(path)[0]
 

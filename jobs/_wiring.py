@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hrnet import workload as science
+from hrnet.catalogue import Recipe
 from hrnet.events import Event
-from hrnet.recipes import Recipe
 from orchestrator.settings import Settings, absolute_uri, make_settings
 from orchestrator.workload import Cell, Estimate, Problem, Spec
 
@@ -29,7 +29,7 @@ def settings(args: argparse.Namespace) -> Settings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HrnetWorkload:
-    """The 45 published recipes and those of the custom data sets found at a location, as an `orchestrator` workload."""
+    """The published recipes, and those of the custom data sets found at a location, as a workload of the platform."""
 
     data: str | None = None
     """A prepared data set or a folder of them; its custom data sets add cells to the grid."""

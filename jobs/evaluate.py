@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     limit = [f"val_limit={args.limit}"] if args.limit else []
     recipe = catalogue_recipe(args.recipe, args.data, [*args.overrides, *limit])
     from hrnet.data.shards import locate, open_dataset
-    from hrnet.evaluate.run import evaluate
+    from hrnet.evaluation.run import evaluate
     from hrnet.workload import published_metrics
 
     dataset = open_dataset(locate(args.data, recipe.dataset))

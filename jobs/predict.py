@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hrnet.catalogue import Recipe
 from hrnet.errors import DataError, RecipeError
-from hrnet.recipes import Recipe
 from jobs._command import main_of
 from jobs._options import add_json, add_name, add_places
 from jobs._weights import catalogue_recipe, found, load_model, stored_recipe
@@ -75,7 +75,7 @@ def _segment(
     import numpy as np
 
     from hrnet.draw import overlay
-    from hrnet.evaluate.inference import segment
+    from hrnet.evaluation.inference import segment
 
     pixels = cv2.imread(str(file), cv2.IMREAD_COLOR)
     if pixels is None:

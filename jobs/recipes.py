@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from hrnet.recipes import Recipe, select
+from hrnet.catalogue import Recipe, select
 from hrnet.workload import catalogue, custom_cards, published_metrics
 from jobs._command import main_of
 from jobs._options import add_filters, overrides_for

@@ -14,7 +14,7 @@ from typing import cast
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hrnet.recipes import Width
+from hrnet.catalogue import Width
 
 __all__ = ["LAYOUTS", "Conv2d", "HRNet", "Layout", "resize"]
 

@@ -7,10 +7,10 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from hrnet.catalogue import WIDTHS, Width
 from hrnet.errors import RecipeError, suggestion
 from hrnet.model.backbone import LAYOUTS, HRNet
 from hrnet.model.head import FCNHead
-from hrnet.recipes import WIDTHS, Width
 
 __all__ = ["HRNetSegmentor", "build_model"]
 

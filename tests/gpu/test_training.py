@@ -14,8 +14,8 @@ from hrnet.data.synthetic import synthesise
 from hrnet.events import Event
 from hrnet.model.norm import synchronise_batch_norm
 from hrnet.model.segmentor import build_model
-from hrnet.recipes import WIDTHS, Recipe, Width, recipe
-from hrnet.train.loop import train
+from hrnet.catalogue import WIDTHS, Recipe, Width, recipe
+from hrnet.training.loop import train
 
 pytestmark = [
     pytest.mark.gpu,

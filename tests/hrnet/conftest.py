@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from hrnet.catalogue import Recipe, recipe
 from hrnet.data.prepare.run import prepare
 from hrnet.data.synthetic import synthesise
-from hrnet.recipes import Recipe, recipe
 
 TINY = {
     "pretrained": "none",

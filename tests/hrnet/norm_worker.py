@@ -10,7 +10,7 @@ from torch import Tensor, distributed, nn
 
 from hrnet.model.norm import synchronise_batch_norm
 from hrnet.model.segmentor import build_model
-from hrnet.train.loss import segmentation_loss
+from hrnet.training.loss import segmentation_loss
 
 
 def chain() -> nn.Module:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from hrnet.evaluate.confusion import ConfusionMatrix
+from hrnet.evaluation.confusion import ConfusionMatrix
 
 CASES = [
     "a_19cls_ignore",

@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 import torch
 
+from hrnet.catalogue import Recipe
 from hrnet.data.shards import open_dataset
-from hrnet.evaluate.confusion import ConfusionMatrix
-from hrnet.evaluate.inference import segment
-from hrnet.evaluate.run import drain, evaluate, evaluate_split
+from hrnet.evaluation.confusion import ConfusionMatrix
+from hrnet.evaluation.inference import segment
+from hrnet.evaluation.run import drain, evaluate, evaluate_split
 from hrnet.events import Event
 from hrnet.model.segmentor import build_model
-from hrnet.recipes import Recipe
-from hrnet.train.gang import Gang
-from hrnet.train.loop import train
-from hrnet.train.state import STATE_FILE
+from hrnet.training.gang import Gang
+from hrnet.training.loop import train
+from hrnet.training.state import STATE_FILE
 from hrnet.workload import evaluate_checkpoint
 
 

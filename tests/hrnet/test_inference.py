@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from hrnet.catalogue import Recipe, recipe
 from hrnet.data.transforms import MEAN, STD
 from hrnet.errors import DataError
-from hrnet.evaluate.inference import network_logits, scaled_size, segment, view_sizes, windows
+from hrnet.evaluation.inference import network_logits, scaled_size, segment, view_sizes, windows
 from hrnet.model.segmentor import HRNetSegmentor, build_model
-from hrnet.recipes import Recipe, recipe
 
 from . import fill
 

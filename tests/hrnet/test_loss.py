@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from hrnet.train.loss import segmentation_loss
+from hrnet.training.loss import segmentation_loss
 
 
 @pytest.mark.parametrize("case", ["ignore_20pct", "ignore_none", "ignore_all"])

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from hrnet.catalogue import PREFIXES, WIDTHS, Width, recipe
 from hrnet.errors import RecipeError
 from hrnet.model.segmentor import HRNetSegmentor, build_model
-from hrnet.recipes import PREFIXES, WIDTHS, Width, recipe
-from hrnet.train.loss import segmentation_loss
-from hrnet.train.optim import build_optimizer, poly_lr
+from hrnet.training.loss import segmentation_loss
+from hrnet.training.optim import build_optimizer, poly_lr
 
 from . import fill
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from hrnet.catalogue import recipe
 from hrnet.model.segmentor import build_model
-from hrnet.recipes import recipe
-from hrnet.train.optim import build_optimizer, poly_lr
+from hrnet.training.optim import build_optimizer, poly_lr
 
 NAME = "fcn_hr18s_4xb2-40k_cityscapes-512x1024"
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+from hrnet.catalogue import recipes
 from hrnet.published import all_published, published
-from hrnet.recipes import recipes
 
 
 def test_37_recipes_have_published_numbers() -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from hrnet.catalogue import Recipe
 from hrnet.data.shards import open_dataset
-from hrnet.recipes import Recipe
-from hrnet.train.loop import train
+from hrnet.training.loop import train
 from hrnet.workload import NUMERICS_VERSION
 
 # Losses of the first iterations by NUMERICS_VERSION. The tolerance allows for another processor's rounding, which

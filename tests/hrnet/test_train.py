@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import distributed, multiprocessing
 
+from hrnet.catalogue import Recipe
 from hrnet.data.shards import open_dataset
 from hrnet.errors import TrainingError, WeightsError
 from hrnet.events import Event
-from hrnet.recipes import Recipe
-from hrnet.train.loop import train
-from hrnet.train.state import STATE_FILE
+from hrnet.training.loop import train
+from hrnet.training.state import STATE_FILE
 
 
 def losses(events: list[Event]) -> list[float]:
@@ -122,7 +122,7 @@ def test_two_workers_are_the_same_experiment(
 
 
 def test_workers_that_do_not_divide_the_batch_are_refused(tiny_recipe: Recipe, tiny_data: Path) -> None:
-    from hrnet.train.loop import _check_divides
+    from hrnet.training.loop import _check_divides
 
     with pytest.raises(TrainingError, match=r"3 workers do not divide the batch of 4; use one of \[1, 2, 4\]"):
         _check_divides(tiny_recipe, 3)

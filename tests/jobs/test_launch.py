@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,18 +42,22 @@ def hrgrid(*argv: str | Path, home: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+def sets(*changes: str) -> list[str]:
+    return [word for change in changes for word in ("--set", change)]
+
+
+def places(folder: Path) -> list[str]:
+    return ["--data", str(folder / "prepared"), "--storage", str(folder / "results"), "--name", "small"]
+
+
 @dataclass(frozen=True)
 class Launched:
     folder: Path
-    words: Sequence[str]
     done: subprocess.CompletedProcess[str]
 
     @property
     def storage(self) -> Path:
         return self.folder / "results"
-
-    def again(self, *more: str) -> subprocess.CompletedProcess[str]:
-        return hrgrid(*self.words, *more, home=self.folder)
 
     def status(self) -> list[dict[str, Any]]:
         done = hrgrid("status", "--storage", self.storage, "--json", home=self.folder)
@@ -68,10 +71,9 @@ def launched(tmp_path_factory: pytest.TempPathFactory) -> Launched:
     drawn, prepared = folder / "cityscapes", folder / "prepared"
     assert main(["data", "synth", "--to", str(drawn), "--train", "4", "--val", "2", "--size", "64x128"]) == 0
     assert main(["data", "prepare", str(drawn), "--to", str(prepared)]) == 0
-    changes = [*SMALL, *(f"{BAD}:{change}" for change in RUIN)]
-    words = ["launch", GOOD, BAD, *(w for change in changes for w in ("--set", change)), "--workers", "1", "--yes"]
-    words += ["--data", str(prepared), "--storage", str(folder / "results"), "--name", "small"]
-    return Launched(folder, words, hrgrid(*words, home=folder))
+    words = [GOOD, BAD, *sets(*SMALL, *(f"{BAD}:{change}" for change in RUIN)), *places(folder)]
+    done = hrgrid("launch", *words, "--workers", "1", "--yes", home=folder)
+    return Launched(folder, done)
 
 
 def test_the_launch_tells_what_it_does_and_that_a_cell_failed(launched: Launched) -> None:
@@ -104,15 +106,12 @@ def test_status_tells_the_same(launched: Launched) -> None:
 
 def test_a_relaunch_of_what_is_finished_starts_nothing(launched: Launched) -> None:
     before = {path: path.stat().st_mtime_ns for path in (launched.storage / "trials").rglob("*") if path.is_file()}
-    words = [word for word in launched.words if word != BAD and not word.startswith(f"{BAD}:")]
-    words = [word for word, after in zip(words, [*words[1:], ""], strict=True) if (word, after) != ("--set", "--set")]
-    code = (
-        f"import sys; from jobs.cli import main; code = main({words!r}); print('ray' in sys.modules); sys.exit(code)"
-    )
+    words = ["launch", GOOD, *sets(*SMALL), *places(launched.folder)]
+    code = f"import sys\nfrom jobs.cli import main\nprint(main({words!r}), 'ray' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 cell: 1 to skip" in done.stdout
-    assert done.stdout.splitlines()[-1] == "False", "Ray was imported"
+    assert done.stdout.splitlines()[-1] == "0 False", "it failed, or imported Ray"
     after = {path: path.stat().st_mtime_ns for path in (launched.storage / "trials").rglob("*") if path.is_file()}
     assert after == before
 
@@ -131,15 +130,14 @@ def test_the_report_stands_beside_the_published_numbers(launched: Launched) -> N
 
 def test_evaluate_gives_the_score_of_the_launch_again(launched: Launched) -> None:
     (cell,) = [cell for cell in launched.status() if cell["cell"] == GOOD]
-    changes = [word for change in SMALL for word in ("--set", change)]
     done = hrgrid(
         "evaluate", GOOD, "--weights", cell["key"], "--storage", launched.storage, "--data",
-        launched.folder / "prepared", *changes, "--ms-flip", "--json", home=launched.folder,
+        launched.folder / "prepared", *sets(*SMALL), "--ms-flip", "--json", home=launched.folder,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     metrics = json.loads(done.stdout)["metrics"]
     for name in ("val/mIoU", "val/mIoU_ms_flip"):
-        assert metrics[name] == pytest.approx(cell["metrics"][name], abs=0.05)
+        assert metrics[name] == pytest.approx(cell["metrics"][name], abs=0.01)
 
 
 def test_predict_draws_images_of_any_size(launched: Launched, tmp_path: Path) -> None:

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from hrnet.catalogue import DATASETS, WIDTHS, Recipe, recipe, recipes, recipes_for, select
 from hrnet.data.cards import Card, cards
 from hrnet.errors import RecipeError
-from hrnet.recipes import DATASETS, WIDTHS, Recipe, recipe, recipes, recipes_for, select
 
 FIRST = "fcn_hr18s_4xb2-40k_cityscapes-512x1024"
 CONTEXT = "fcn_hr48_4xb4-40k_pascal-context-480x480"

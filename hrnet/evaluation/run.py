@@ -11,13 +11,13 @@ import torch
 from torch import nn
 
 from hrnet import draw
+from hrnet.catalogue import Recipe
 from hrnet.data.cards import Card
 from hrnet.data.shards import PreparedDataset, Sample, Split
-from hrnet.evaluate.confusion import ConfusionMatrix, Scores
-from hrnet.evaluate.inference import segment
+from hrnet.evaluation.confusion import ConfusionMatrix, Scores
+from hrnet.evaluation.inference import segment
 from hrnet.events import Event
-from hrnet.recipes import Recipe
-from hrnet.train.gang import Gang
+from hrnet.training.gang import Gang
 
 __all__ = ["drain", "evaluate", "evaluate_split", "score_artifacts", "score_metrics", "val_images"]
 

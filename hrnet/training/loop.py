@@ -10,19 +10,19 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from hrnet.catalogue import Recipe
 from hrnet.data.loader import Batch, train_batches
 from hrnet.data.shards import PreparedDataset
 from hrnet.data.transforms import normalise
 from hrnet.errors import TrainingError
-from hrnet.evaluate.run import drain, evaluate_split, score_metrics
+from hrnet.evaluation.run import drain, evaluate_split, score_metrics
 from hrnet.events import Event
 from hrnet.model.norm import synchronise_batch_norm
 from hrnet.model.segmentor import build_model
-from hrnet.recipes import Recipe
-from hrnet.train.gang import Gang
-from hrnet.train.loss import segmentation_loss
-from hrnet.train.optim import build_optimizer, poly_lr
-from hrnet.train.state import Progress, load_state, save_state
+from hrnet.training.gang import Gang
+from hrnet.training.loss import segmentation_loss
+from hrnet.training.optim import build_optimizer, poly_lr
+from hrnet.training.state import Progress, load_state, save_state
 from hrnet.weights import load_weights
 
 __all__ = ["train"]

@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from hrnet.catalogue import Recipe
 from hrnet.data.transforms import keep_ratio_size, normalise
 from hrnet.errors import DataError
 from hrnet.model.backbone import resize
-from hrnet.recipes import Recipe
 
 __all__ = ["network_logits", "scaled_size", "segment", "view_sizes", "windows"]
 

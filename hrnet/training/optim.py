@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from hrnet.recipes import Recipe
+from hrnet.catalogue import Recipe
 
 __all__ = ["build_optimizer", "poly_lr"]
 

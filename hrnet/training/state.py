@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hrnet.catalogue import Recipe
 from hrnet.errors import WeightsError
-from hrnet.recipes import Recipe
 
 __all__ = ["STATE_FILE", "Progress", "load_state", "read_recipe", "recipe_hash", "save_state"]
 
