@@ -18,6 +18,7 @@ import psutil
 from orchestrator.errors import StorageError
 from orchestrator.ledger import Ledger
 from orchestrator.plan import PlannedTrial
+from orchestrator.report import Row
 from orchestrator.runstore import flatten
 from orchestrator.settings import Settings
 from orchestrator.storage import Storage
@@ -252,10 +253,27 @@ def _close_run(
         content = storage.find_bytes(f"trials/{planned.key}/logs/{name}")
         tracker.log_artifact(run_id, content or b"", f"logs/{name}")
     metrics = {**outcome.metrics, **_published(workload, planned, outcome)}
-    tags: dict[str, str] = {"hrgrid.verdict": outcome.state}
+    tags = {"hrgrid.verdict": _verdict(workload, planned, outcome)}
     if outcome.error:
         tags["hrgrid.error"] = outcome.error.splitlines()[0]
     tracker.finish(run_id, _STATUS[outcome.state], metrics=metrics, step=planned.estimate.iterations, tags=tags)
+
+
+def _verdict(workload: Workload, planned: PlannedTrial, outcome: TrialOutcome) -> str:
+    """The verdict that the report gives."""
+    if outcome.state not in ("finished", "failed", "stopped"):
+        return outcome.state
+    spec = planned.spec
+    row = Row(
+        cell=spec.cell.name,
+        key=planned.key,
+        facets=spec.cell.facets,
+        state=outcome.state,
+        published=workload.published(spec.cell) or {},
+        reproduced=outcome.metrics,
+        not_comparable=spec.not_comparable,
+    )
+    return row.verdict
 
 
 def _published(workload: Workload, planned: PlannedTrial, outcome: TrialOutcome) -> dict[str, float]:

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import distributed
 
+from hrnet.catalogue import WIDTHS, Recipe, Width, recipe
 from hrnet.data.prepare.run import prepare
 from hrnet.data.shards import open_dataset
 from hrnet.data.synthetic import synthesise
 from hrnet.events import Event
 from hrnet.model.norm import synchronise_batch_norm
 from hrnet.model.segmentor import build_model
-from hrnet.catalogue import WIDTHS, Recipe, Width, recipe
 from hrnet.training.loop import train
 
 pytestmark = [

@@ -111,6 +111,8 @@ def test_a_run_shows_what_a_person_looks_for(grid: Grid) -> None:
     assert {"task", "shape", "plan"} <= set(run.tags)
     assert run.tags["mlflow.source.git.commit"] == "0123abc"
     assert run.tags["hrgrid.host"] == "laptop"
+    assert run.tags["hrgrid.verdict"] == "reproduced"
+    assert grid.runs["thin-add-long"].tags["hrgrid.verdict"] == "failed"
 
 
 def test_results_do_not_depend_on_the_gang_or_on_a_crash(grid: Grid) -> None:
