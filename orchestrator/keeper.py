@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import shutil
 import tempfile
@@ -44,7 +45,10 @@ class Keeper:
         self._store = store
         self._info = dict(info)
         self._pause = pause
-        self._root = Path(tempfile.mkdtemp(prefix="hrgrid-checkpoints-"))
+        # One place per trial and storage, so that what a killed worker left here does not stay for ever.
+        place = hashlib.sha256(f"{store.storage.uri} {store.key}".encode()).hexdigest()[:16]
+        self._root = Path(tempfile.gettempdir()) / f"hrgrid-checkpoints-{place}"
+        shutil.rmtree(self._root, ignore_errors=True)
         self._waiting: list[_Parcel] = []
         self._lost: list[str] = []
         self._busy = False

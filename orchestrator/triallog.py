@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import tempfile
 import threading
 import time
@@ -40,6 +41,7 @@ class TrialLog(logging.Handler):
         self.names = (f"rank{rank}.jsonl", f"rank{rank}.log")
         self._guard = threading.Lock()
         self._shipped = -1
+        self._broken = False
         self._lines = 0
         for name in self.names:
             (self.folder / name).write_bytes(self._storage.find_bytes(name) or b"")
@@ -64,9 +66,13 @@ class TrialLog(logging.Handler):
     def ship(self) -> None:
         """Copy the files to storage if they have changed; a storage that is away is no error here."""
         with self._guard:
-            lines, contents = self._lines, {name: (self.folder / name).read_bytes() for name in self.names}
-        if lines == self._shipped:
-            return
+            if self._broken or self._lines == self._shipped:
+                return
+            try:
+                lines, contents = self._lines, {name: (self.folder / name).read_bytes() for name in self.names}
+            except OSError:
+                self._broken = True
+                return
         try:
             for name, content in contents.items():
                 self._storage.write_bytes(name, content)
@@ -75,20 +81,30 @@ class TrialLog(logging.Handler):
             _log.debug("log not shipped: %s", error)
 
     def close(self) -> None:
-        """Ship what is left and stop taking records."""
+        """Ship what is left, stop taking records, and delete the local files if storage has them."""
         logging.getLogger().removeHandler(self)
         self.ship()
+        if self._shipped == self._lines:
+            shutil.rmtree(self.folder, ignore_errors=True)
         super().close()
 
     def _write(self, document: Mapping[str, Json], text: str) -> None:
         now = time.time()
         stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(now))
         with self._guard:
+            if self._broken:
+                return
             self._lines += 1
-            with (self.folder / self.names[0]).open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"time": round(now, 3), **document}) + "\n")
-            with (self.folder / self.names[1]).open("a", encoding="utf-8") as file:
-                file.writelines(f"{stamp} {line}\n" for line in text.splitlines())
+            try:
+                self._append(0, json.dumps({"time": round(now, 3), **document}) + "\n")
+                self._append(1, "".join(f"{stamp} {line}\n" for line in text.splitlines()))
+            except OSError:
+                # A full disk or a cleaned /tmp ends the log, not the training; storage keeps what it has.
+                self._broken = True
+
+    def _append(self, which: int, text: str) -> None:
+        with (self.folder / self.names[which]).open("a", encoding="utf-8") as file:
+            file.write(text)
 
 
 def log_names(storage: Storage, key: str) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from pathlib import Path
 
 from orchestrator.storage import Storage
@@ -46,3 +47,15 @@ def test_a_storage_that_is_away_does_not_stop_the_log(tmp_path: Path) -> None:
     log.note("still here")
     log.close()
     assert "still here" in (log.folder / "rank0.log").read_text()
+
+
+def test_a_log_whose_files_vanish_ends_without_ending_the_training(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    log = TrialLog(storage, "key", 0)
+    log.note("first")
+    log.ship()
+    shutil.rmtree(log.folder)
+    log.note("second")
+    log.ship()
+    log.close()
+    assert read_tail(storage, "key", 0).endswith("first")
