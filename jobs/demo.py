@@ -31,7 +31,7 @@ CHANGES = (
     "tta_ratios=0.75,1.0",
     "pretrained=none",
 )
-SHARED_CELL = "fcn_hr18_4xb2-80k_*"
+SHARED_CELL = "fcn_hr18s_4xb2-80k_*"
 """The cell that is trained by two workers together."""
 
 

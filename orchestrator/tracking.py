@@ -25,6 +25,8 @@ KEY_TAG: Final = "hrgrid.key"
 KIND_TAG: Final = "hrgrid.kind"
 PARAMS_PER_BATCH: Final = 100
 """Limit of MLflow's `log_batch` for params and for tags."""
+EXPERIMENT_TAGS: Final = {"mlflow.experimentKind": "custom_model_development"}
+"""Makes the UI open with what belongs to training, not with what belongs to language models."""
 _ENVIRONMENT: Final = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
@@ -108,7 +110,8 @@ class Tracker:
         if found is None:
             location = None if self.uri.startswith("http") else self.artifacts
             try:
-                return str(self.client.create_experiment(self.experiment, artifact_location=location))
+                created = self.client.create_experiment(self.experiment, artifact_location=location, tags=EXPERIMENT_TAGS)
+                return str(created)
             except MlflowException:
                 found = self.client.get_experiment_by_name(self.experiment)
                 if found is None:
