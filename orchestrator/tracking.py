@@ -110,8 +110,7 @@ class Tracker:
         if found is None:
             location = None if self.uri.startswith("http") else self.artifacts
             try:
-                created = self.client.create_experiment(self.experiment, artifact_location=location, tags=EXPERIMENT_TAGS)
-                return str(created)
+                return str(self.client.create_experiment(self.experiment, location, EXPERIMENT_TAGS))
             except MlflowException:
                 found = self.client.get_experiment_by_name(self.experiment)
                 if found is None:
