@@ -75,6 +75,7 @@ class Head:
             self.process.wait(20)
         except subprocess.TimeoutExpired:
             children.end(self.process)
+            self.process.wait(20)
         shutil.rmtree(self.temporary, ignore_errors=True)
 
 
