@@ -117,9 +117,6 @@ class _Normalise(torch.autograd.Function):
         invstd = (var + ctx.eps).rsqrt()
         slope = weight * invstd * invstd * sums[0] / ctx.count
         offset = slope * mean - weight * invstd * sums[1] / ctx.count
-        grad_x.addcmul_(x, _channels(slope), value=-1).add_(_channels(offset))
+        # A normalisation with mean 0 and variance 1 is the fastest way to offset - slope * x per channel.
+        grad_x += functional.batch_norm(x, torch.zeros_like(mean), torch.ones_like(var), -slope, offset, eps=0.0)
         return grad_x, grad_weight, grad_bias, None, None, None, None, None
-
-
-def _channels(values: Tensor) -> Tensor:
-    return values[None, :, None, None]
