@@ -15,10 +15,11 @@ HELP = "Draw a small Cityscapes, prepare it, train six cells on it and report. N
 
 NAME = "demo"
 
-# 3 widths x 2 schedules at a thousandth of their length, on images of 128x256: minutes on two cores. So short a
+# 3 widths x 2 schedules at about a thousandth of their length, on images of 128x256: minutes on two cores. So short a
 # training learns more from a higher learning rate and from colours as they are drawn.
 CHANGES = (
     "max_iters=x0.001",
+    "*_hr48_*:max_iters=x0.0007",
     "val_interval=20",
     "checkpoint_interval=20",
     "log_interval=2",
@@ -31,7 +32,7 @@ CHANGES = (
     "tta_ratios=0.75,1.0",
     "pretrained=none",
 )
-SHARED_CELL = "fcn_hr18s_4xb2-80k_*"
+SHARED_CELL = "fcn_hr18s_4xb2-40k_*"
 """The cell that is trained by two workers together."""
 
 
