@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-# One thread per process: with as many spinning threads as cores, a test run beside anything else slows a hundredfold.
+# One thread per process: with as many spinning threads as cores, a test run beside anything else hardly moves.
 os.environ["OMP_NUM_THREADS"] = "1"
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
