@@ -17,6 +17,7 @@ __all__ = [
     "add_filters",
     "add_gangs",
     "add_json",
+    "add_launch",
     "add_name",
     "add_places",
     "add_storage",
@@ -127,6 +128,14 @@ def add_dashboard(parser: argparse.ArgumentParser) -> None:
         metavar="URL",
         help="the cluster's dashboard (default: $RAY_API_SERVER_ADDRESS, else http://127.0.0.1:8265)",
     )
+
+
+def add_launch(parser: argparse.ArgumentParser) -> None:
+    """What a launch takes beside the cells, and with it whatever plans or runs one."""
+    add_changes(parser)
+    add_places(parser)
+    add_name(parser)
+    add_gangs(parser)
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from jobs._command import FAILED, MISUSED, complain, main_of
-from jobs._options import add_changes, add_filters, add_gangs, add_name, add_places, add_yes
+from jobs._options import add_filters, add_launch, add_yes
 from jobs._show import ask, plural
 from orchestrator.errors import TrackingError
 
@@ -26,10 +26,7 @@ HELP = "Train and evaluate a grid of cells. Run again, it skips what is finished
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Which cells, how, on what, where to."""
     add_filters(parser)
-    add_changes(parser)
-    add_places(parser)
-    add_name(parser)
-    add_gangs(parser)
+    add_launch(parser)
     add_yes(parser)
 
 

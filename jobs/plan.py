@@ -7,7 +7,7 @@ import json
 import sys
 
 from jobs._command import MISUSED, complain, main_of
-from jobs._options import add_changes, add_filters, add_gangs, add_json, add_name, add_places
+from jobs._options import add_filters, add_json, add_launch
 from jobs._planning import cluster_shape, draft, obstacles, plan_facts, print_plan
 
 HELP = "Say what a launch with the same options would run, resume and skip, and for how long. Starts nothing."
@@ -16,10 +16,7 @@ HELP = "Say what a launch with the same options would run, resume and skip, and 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of a launch."""
     add_filters(parser)
-    add_changes(parser)
-    add_places(parser)
-    add_name(parser)
-    add_gangs(parser)
+    add_launch(parser)
     add_json(parser)
 
 
