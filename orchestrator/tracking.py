@@ -26,7 +26,7 @@ KIND_TAG: Final = "hrgrid.kind"
 PARAMS_PER_BATCH: Final = 100
 """Limit of MLflow's `log_batch` for params and for tags."""
 EXPERIMENT_TAGS: Final = {"mlflow.experimentKind": "custom_model_development"}
-"""Makes the UI open with what belongs to training, not with what belongs to language models."""
+"""MLflow's own mark of an experiment that holds trainings, not traces of language models."""
 _ENVIRONMENT: Final = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
