@@ -15,6 +15,7 @@ from hrnet.errors import DataError
 from jobs._command import MISUSED, main_of
 from jobs._options import add_json, positive
 from jobs._show import console, plural, print_table
+from orchestrator.errors import UsageError
 from orchestrator.settings import absolute_uri
 
 if TYPE_CHECKING:
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 
 HELP = "Make synthetic data, prepare a data set, check it, draw it."
 
-SYNTHETIC = ("cityscapes", "ade20k")
+ALL = "all"
+"""Stands for every published data set."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,16 +57,28 @@ def run(args: argparse.Namespace) -> int:
 
 
 def synth(args: argparse.Namespace) -> int:
-    """Draw a synthetic data set."""
-    from hrnet.data.synthetic import synthesise
+    """Draw a synthetic data set, or with `all` each of them into a folder of its name."""
+    from hrnet.data.synthetic import DATASETS, synthesise
 
-    where = synthesise(args.dataset, args.to, train=args.train, val=args.val, size=args.size, seed=args.seed)
-    facts = {"dataset": args.dataset, "path": str(where), "train": args.train, "val": args.val}
+    every = args.dataset == ALL
+    if every and args.size is not None:
+        raise UsageError(
+            f"--size {args.size[0]}x{args.size[1]}: each data set has a size of its own; name one of them"
+        )
+    facts = []
+    for name in DATASETS if every else (args.dataset,):
+        most = DATASETS[name].most if every else {}
+        counts = {split: min(getattr(args, split), most.get(split, sys.maxsize)) for split in ("train", "val")}
+        where = args.to / name if every else args.to
+        synthesise(name, where, **counts, size=args.size, seed=args.seed, archives=args.archives)
+        facts.append({"dataset": name, "path": str(where), **counts})
+        if not args.json:
+            drawn = f"{counts['train']} training and {counts['val']} validation images drawn"
+            print(f"{name}: {drawn} in {where}", flush=True)
     if args.json:
-        print(json.dumps(facts, indent=1))
+        print(json.dumps(facts if every else facts[0], indent=1))
     else:
-        print(f"{args.dataset}: {args.train} training and {args.val} validation images drawn in {where}")
-        print(f"next: hrgrid data prepare {where} --to DIR")
+        print(f"next: hrgrid data prepare {args.to / 'NAME' if every else args.to} --to DIR")
     return 0
 
 
@@ -153,12 +167,19 @@ def _step(
 
 
 def _add_synth(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("dataset", nargs="?", default=SYNTHETIC[0], help=f"{' or '.join(SYNTHETIC)}")
+    parser.add_argument(
+        "dataset",
+        nargs="?",
+        default="cityscapes",
+        metavar="DATASET",
+        help=f"one of the nine published ones (default %(default)s), or {ALL}",
+    )
     parser.add_argument("--to", required=True, type=Path, metavar="DIR", help="folder to write into")
     parser.add_argument("--train", type=positive, default=8, metavar="N", help="training images (default %(default)s)")
     parser.add_argument("--val", type=positive, default=4, metavar="N", help="validation images (default %(default)s)")
-    parser.add_argument("--size", type=_size, default=(128, 256), metavar="HxW", help="in pixels (default 128x256)")
+    parser.add_argument("--size", type=_size, metavar="HxW", help="in pixels (default: what suits the data set)")
     parser.add_argument("--seed", type=int, default=0, metavar="N")
+    parser.add_argument("--archives", action="store_true", help="pack them as the official download is packed")
     add_json(parser)
 
 
