@@ -39,9 +39,12 @@ PREFIXES: Mapping[str, str] = MappingProxyType({"w18-small": "hr18s", "w18": "hr
 """Width to the prefix in configuration names."""
 
 NO_EFFECT_ON_SCORES = frozenset(
-    {"workers", "loader_workers", "log_interval", "val_interval", "checkpoint_interval", "ms_flip"}
+    {"workers", "loader_workers", "log_interval", "val_interval", "checkpoint_interval", "ms_flip", "speed_images"}
 )
 """Fields that leave the final weights, and with them every score, as they are."""
+
+_LATER = frozenset({"speed_images"})
+"""Fields that recipes stored earlier lack; none has an effect on scores, so their defaults hold."""
 
 _FIXED = frozenset({"name", "dataset", "width", "schedule", "num_classes", "reduce_zero_label", "ignore_index"})
 _GPUS = 4
@@ -135,6 +138,8 @@ class Recipe:
     """Arithmetic of the network's forward and backward pass."""
     val_limit: int | None = None
     """Evaluate only this many images; None evaluates all."""
+    speed_images: int = 200
+    """Images that inference is timed on at the end of training; 200 as published, 0 leaves it out."""
 
     def __post_init__(self) -> None:
         """Check every value against its range."""
@@ -165,7 +170,7 @@ class Recipe:
         for name in values:
             if name not in _FIELDS:
                 raise RecipeError(f"recipe {label} has an unknown field {name!r}{suggestion(name, _FIELDS)}")
-        missing = sorted(set(_FIELDS) - set(values))
+        missing = sorted(set(_FIELDS) - set(values) - _LATER)
         if missing:
             raise RecipeError(f"recipe {label} lacks the field {missing[0]!r}; write it with Recipe.to_dict")
         given: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}

@@ -166,6 +166,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "conventions": _words("0.x", "1.x"),
         "precision": _words("fp32", "bf16"),
         "val_limit": _optional(_whole(1, _MILLION)),
+        "speed_images": _whole(0, 100_000),
     }
 )
 """Field of a recipe to the values that it may take."""

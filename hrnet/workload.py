@@ -5,14 +5,22 @@ Everything here speaks in names, recipes and plain values; `jobs` turns them int
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hrnet.catalogue import Recipe, recipes, recipes_for
 from hrnet.data.cards import Card
 from hrnet.errors import DataError, HrnetError
 from hrnet.events import Event
 from hrnet.published import published
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from hrnet.data.shards import Split
+    from hrnet.training.gang import Gang
 
 __all__ = ["NUMERICS_VERSION", "catalogue", "custom_cards", "evaluate_checkpoint", "gigamacs", "memory_gb",
            "not_comparable", "problems", "published_metrics", "train_recipe"]  # fmt: skip
@@ -28,6 +36,9 @@ _GMACS = {"w18-small": 19.5, "w18": 37.3, "w48": 187.9}
 _GIGABYTES = {"w18-small": 0.85, "w18": 1.45, "w48": 3.1}
 _BACKWARD = 3.0
 """A training step costs the forward pass once and the backward pass about twice."""
+
+_SPEED_SECONDS = {"cpu": 20.0, "cuda": 120.0}
+"""Type of device to the time after which a trial times no further image."""
 
 
 def catalogue(cards: Sequence[Card]) -> tuple[Recipe, ...]:
@@ -123,16 +134,18 @@ def evaluate_checkpoint(recipe: Recipe, data: str, checkpoint: Path, *, cpus: in
     """Evaluate a checkpoint folder; a validation that the checkpoint already holds is not computed again.
 
     The last event (kind validated) carries the single-scale scores, with `recipe.ms_flip` also those of multi-scale
-    and flip, and on rank 0 the artifacts under `eval/`.
+    and flip, the training memory if it was on GPUs, and on rank 0, with `recipe.speed_images`, images per second and
+    the artifacts under `eval/`.
     """
     import torch
 
+    from hrnet import speed
     from hrnet.data.shards import open_dataset
     from hrnet.evaluation.confusion import ConfusionMatrix
     from hrnet.evaluation.run import evaluate_split, score_artifacts, score_metrics
     from hrnet.model.segmentor import build_model
     from hrnet.training.gang import Gang
-    from hrnet.training.state import read_recipe
+    from hrnet.training.state import read_recipe, recipe_hash
 
     torch.set_num_threads(max(1, cpus))
     gang = Gang.current()
@@ -142,7 +155,8 @@ def evaluate_checkpoint(recipe: Recipe, data: str, checkpoint: Path, *, cpus: in
     model = build_model(recipe.width, recipe.num_classes)
     model.load_state_dict(weights)
     model.to(gang.device).eval()
-    if progress.confusion is not None and progress.validated == progress.step and stored == recipe:
+    same = recipe_hash(stored) == recipe_hash(recipe)
+    if progress.confusion is not None and progress.validated == progress.step and same:
         matrix = ConfusionMatrix(recipe.num_classes)
         matrix.load_state(progress.confusion)
     else:
@@ -151,7 +165,37 @@ def evaluate_checkpoint(recipe: Recipe, data: str, checkpoint: Path, *, cpus: in
     if recipe.ms_flip:
         flipped = yield from evaluate_split(model, split, recipe, gang, ms_flip=True)
         metrics["val/mIoU_ms_flip"] = flipped.scores().mIoU
-    artifacts = score_artifacts(model, split, recipe, dataset.card, matrix, gang.device) if gang.rank == 0 else {}
-    yield Event(
-        kind="validated", step=progress.step, total=recipe.max_iters, metrics=metrics, artifacts=dict(artifacts)
-    )
+    if progress.memory:
+        metrics["speed/train_mem_gb"] = progress.memory / speed.BYTES_PER_GB
+    artifacts: dict[str, bytes] = {}
+    if gang.rank == 0:
+        artifacts |= score_artifacts(model, split, recipe, dataset.card, matrix, gang.device)
+        fps, figures = _speed(model, split, recipe, gang, metrics.get("speed/train_mem_gb"))
+        metrics, artifacts = metrics | fps, artifacts | figures
+    yield Event(kind="validated", step=progress.step, total=recipe.max_iters, metrics=metrics, artifacts=artifacts)
+
+
+def _speed(
+    model: nn.Module, split: Split, recipe: Recipe, gang: Gang, train_mem_gb: float | None
+) -> tuple[dict[str, float], dict[str, bytes]]:
+    """Time the trained model on validation images; returns the metric, and the figures with their conditions."""
+    from hrnet import speed
+    from hrnet.evaluation.run import drain
+
+    measured: speed.Speed | None = None
+    if recipe.speed_images:
+        measured = drain(
+            speed.measure_speed(
+                model, speed.images_of(split, recipe), recipe, gang.device,
+                wanted=recipe.speed_images, budget=_SPEED_SECONDS[gang.device.type],
+            )
+        )  # fmt: skip
+    figures = speed.figures(
+        recipe, speed.conditions(recipe, gang.device), measured, train_mem_gb,
+        images="the validation images", weights="trained",
+        memory={"batch": recipe.batch_size // gang.world, "crop": list(recipe.crop), "workers": gang.world},
+    )  # fmt: skip
+    metrics = {} if measured is None else {"speed/fps": measured.fps}
+    if measured is None and train_mem_gb is None:
+        return metrics, {}
+    return metrics, {"eval/speed.json": json.dumps(figures, indent=1).encode()}

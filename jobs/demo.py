@@ -30,6 +30,7 @@ CHANGES = (
     "train_scale=256x128",
     "test_scale=256x128",
     "tta_ratios=0.75,1.0",
+    "speed_images=10",
     "pretrained=none",
 )
 SHARED_CELL = "fcn_hr18s_4xb2-40k_*"

@@ -18,7 +18,7 @@ from hrnet.data.transforms import keep_ratio_size, normalise
 from hrnet.errors import DataError
 from hrnet.model.backbone import resize
 
-__all__ = ["network_logits", "scaled_size", "segment", "view_sizes", "windows"]
+__all__ = ["class_map", "network_input", "network_logits", "scaled_size", "segment", "view_sizes", "windows"]
 
 Image = NDArray[np.uint8]
 
@@ -92,17 +92,18 @@ def _segment(model: nn.Module, image_bgr: Image, recipe: Recipe, where: torch.de
     height, width = image_bgr.shape[:2]
     if not ms_flip:
         size = scaled_size(height, width, recipe.test_scale)
-        return _to_map(_view(model, image_bgr, size, recipe, where, mirrored=False))
+        return class_map(_view(model, image_bgr, size, recipe, where, mirrored=False))
     total: Tensor | None = None
     for size in view_sizes(height, width, recipe):
         for mirrored in (False, True) if recipe.tta_flip else (False,):
             probabilities = _view(model, image_bgr, size, recipe, where, mirrored=mirrored).softmax(dim=1)
             total = probabilities if total is None else total.add_(probabilities)
     assert total is not None
-    return _to_map(total)
+    return class_map(total)
 
 
-def _to_map(scores: Tensor) -> Image:
+def class_map(scores: Tensor) -> Image:
+    """Return the class (H,W) uint8 of highest score, on the CPU; scores are (1,C,H,W)."""
     classes: Image = scores[0].argmax(dim=0).to(torch.uint8).cpu().numpy()
     return classes
 
@@ -117,17 +118,20 @@ def _view(
     mirrored: bool,
 ) -> Tensor:
     """Logits (1,C,H,W) at the image's size, from the image resized to `size`."""
-    height, width = image.shape[:2]
-    if size != (height, width):
+    logits = network_logits(model, network_input(image, size, device, mirrored=mirrored), recipe)
+    if mirrored:
+        logits = logits.flip(-1)
+    return resize(logits, image.shape[:2])
+
+
+def network_input(image: Image, size: tuple[int, int], device: torch.device, *, mirrored: bool = False) -> Tensor:
+    """Return an image (H,W,3), blue first, as the network takes it: (1,3,*size), resized, normalised, red first."""
+    if size != image.shape[:2]:
         image = cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_LINEAR).astype(np.uint8, copy=False)
     if mirrored:
         image = cv2.flip(image, 1).astype(np.uint8, copy=False)
     pixels = torch.from_numpy(np.ascontiguousarray(image))[None].to(device)
-    x = normalise(pixels, torch.tensor([size], device=device))
-    logits = network_logits(model, x, recipe)
-    if mirrored:
-        logits = logits.flip(-1)
-    return resize(logits, (height, width))
+    return normalise(pixels, torch.tensor([size], device=device))
 
 
 def network_logits(model: nn.Module, x: Tensor, recipe: Recipe) -> Tensor:

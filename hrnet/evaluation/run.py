@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -21,6 +22,8 @@ from hrnet.training.gang import Gang
 
 __all__ = ["drain", "evaluate", "evaluate_split", "score_artifacts", "score_metrics", "val_images"]
 
+Result = TypeVar("Result")
+
 OVERLAYS = 4
 """Validation images, evenly spaced over the split, that are drawn at the end of a trial."""
 
@@ -35,14 +38,14 @@ def evaluate(model: nn.Module, data: PreparedDataset, recipe: Recipe, *, ms_flip
     return drain(evaluation).scores()
 
 
-def drain(evaluation: Generator[Event, None, ConfusionMatrix]) -> ConfusionMatrix:
-    """Run an evaluation to its end and return what it returns, where nobody wants its progress."""
+def drain(work: Generator[object, None, Result]) -> Result:
+    """Run a generator to its end and return what it returns, where nobody wants its progress."""
     while True:
         try:
-            next(evaluation)
+            next(work)
         except StopIteration as stop:
-            matrix: ConfusionMatrix = stop.value
-            return matrix
+            result: Result = stop.value
+            return result
 
 
 def val_images(split: Split, recipe: Recipe) -> int:
@@ -84,7 +87,7 @@ def score_metrics(scores: Scores) -> dict[str, float]:
 def score_artifacts(
     model: nn.Module, split: Split, recipe: Recipe, card: Card, matrix: ConfusionMatrix, device: torch.device
 ) -> Mapping[str, bytes]:
-    """Per-class scores (JSON), the confusion matrix (PNG) and overlays of a few fixed images (PNG), by path."""
+    """Per-class scores (JSON), the confusion matrix (JSON, PNG) and overlays of a few fixed images (PNG), by path."""
     scores = matrix.scores()
     table = {
         "mIoU": scores.mIoU,
@@ -96,7 +99,9 @@ def score_artifacts(
             for name, iou, acc in zip(card.classes, scores.iou.tolist(), scores.acc.tolist(), strict=True)
         ],
     }
+    counts = {"rows": "label", "columns": "prediction", "classes": card.classes, "pixels": matrix.counts().tolist()}
     artifacts = {
+        "eval/confusion.json": json.dumps(counts, separators=(",", ":")).encode(),
         "eval/per_class_iou.json": json.dumps(table, indent=1).encode(),
         "eval/confusion.png": draw.confusion_picture(matrix.counts(), card.classes),
     }

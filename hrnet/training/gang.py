@@ -38,3 +38,11 @@ class Gang:
         if self.world > 1:
             distributed.all_reduce(tensor)
         return tensor
+
+    def largest(self, value: int) -> int:
+        """The largest of a whole number over the workers."""
+        if self.world == 1:
+            return value
+        shared = torch.tensor(value, dtype=torch.int64, device=self.device)
+        distributed.all_reduce(shared, distributed.ReduceOp.MAX)
+        return int(shared)

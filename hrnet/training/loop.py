@@ -25,7 +25,7 @@ from hrnet.training.optim import build_optimizer, poly_lr
 from hrnet.training.state import Progress, load_state, save_state
 from hrnet.weights import load_weights
 
-__all__ = ["train"]
+__all__ = ["train", "train_step"]
 
 
 def train(
@@ -73,6 +73,22 @@ def _check_divides(recipe: Recipe, world: int) -> None:
         )
 
 
+def train_step(
+    forward: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch, recipe: Recipe, device: torch.device
+) -> Tensor:
+    """Take one optimizer step on a batch; returns float64 (4): loss, correct pixels, pixels that count, 1."""
+    images = normalise(batch.images.to(device, non_blocking=True), batch.sizes.to(device, non_blocking=True))
+    images = images.contiguous(memory_format=torch.channels_last)
+    labels = batch.labels.to(device, non_blocking=True)
+    optimizer.zero_grad(set_to_none=True)
+    with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+        logits = forward(images)
+    loss, correct, valid = segmentation_loss(logits.float(), labels)
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    return torch.stack([loss.detach().double(), correct.double(), valid.double(), torch.ones_like(loss).double()])
+
+
 class _Run:
     """One training in progress: the model, where it is, and what it has measured since the last log."""
 
@@ -95,6 +111,7 @@ class _Run:
         self.waited = 0.0
         self.since = time.perf_counter()
         self.images = 0
+        self._restart_memory()
 
     def events(self, loader_processes: int) -> Iterator[Event]:
         recipe, progress = self.recipe, self.progress
@@ -125,21 +142,11 @@ class _Run:
         )
 
     def _step(self, batch: Batch) -> None:
-        device = self.gang.device
         for group in self.optimizer.param_groups:
             group["lr"] = poly_lr(self.progress.step, self.recipe)
-        images = normalise(batch.images.to(device, non_blocking=True), batch.sizes.to(device, non_blocking=True))
-        images = images.contiguous(memory_format=torch.channels_last)
-        labels = batch.labels.to(device, non_blocking=True)
-        self.optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
-            logits = self.forward(images)
-        loss, correct, valid = segmentation_loss(logits.float(), labels)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
-        sums = torch.stack([loss.detach().double(), correct.double(), valid.double(), torch.ones_like(loss).double()])
-        self.progress.sums = self.progress.sums.to(device) + sums
-        self.images += images.shape[0]
+        sums = train_step(self.forward, self.optimizer, batch, self.recipe, self.gang.device)
+        self.progress.sums = self.progress.sums.to(self.gang.device) + sums
+        self.images += batch.images.shape[0]
 
     def _gather_sums(self) -> Tensor:
         """Move the sums of all workers to rank 0, so that a state saved there lacks nothing; returns the total."""
@@ -164,7 +171,8 @@ class _Run:
             "train/images_per_s": self.images * self.gang.world / elapsed,
         }
         if self.gang.device.type == "cuda":
-            metrics["train/memory_gb"] = torch.cuda.max_memory_allocated() / 1e9
+            self._note_memory()
+            metrics["train/memory_gb"] = self.progress.memory / 1e9
         self._restart_clock()
         return Event(kind="progress", step=self.progress.step, total=self.recipe.max_iters, metrics=metrics)
 
@@ -174,16 +182,30 @@ class _Run:
 
     def _validate(self) -> Generator[Event, None, float]:
         """Evaluate the val split; yields one `validated` event and returns the mIoU in percent."""
+        self._note_memory()
         matrix = drain(evaluate_split(self.model, self.data.split("val"), self.recipe, self.gang))
         scores = matrix.scores()
+        self._restart_memory()
         self.progress.validated, self.progress.confusion = self.progress.step, matrix.state()
         yield Event(
             kind="validated", step=self.progress.step, total=self.recipe.max_iters, metrics=score_metrics(scores)
         )
         return scores.mIoU
 
+    def _restart_memory(self) -> None:
+        """What an evaluation takes is not counted as training."""
+        if self.gang.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.gang.device)
+
+    def _note_memory(self) -> None:
+        """Keep the most that training has taken on any worker, so that a checkpoint knows it."""
+        if self.gang.device.type == "cuda":
+            here = torch.cuda.max_memory_allocated(self.gang.device)
+            self.progress.memory = self.gang.largest(max(self.progress.memory, here))
+
     def _checkpoint(self, best: bool) -> Event:
         self._gather_sums()
+        self._note_memory()
         return Event(
             kind="checkpoint", step=self.progress.step, total=self.recipe.max_iters, save=self._save, best=best,
             metrics={"val/mIoU_best": self.progress.best},

@@ -26,7 +26,7 @@ STATE_FILE = "state.pt"
 """Name of the state file in a checkpoint folder."""
 
 # Fields that say how a training is run and watched, not what it computes: they may change between two attempts.
-_FREE_FIELDS = frozenset({"workers", "loader_workers", "log_interval"})
+_FREE_FIELDS = frozenset({"workers", "loader_workers", "log_interval", "speed_images"})
 
 
 @dataclass(kw_only=True, slots=True)
@@ -44,6 +44,9 @@ class Progress:
 
     confusion: Tensor | None = None
     """Confusion counts of the last validation, as `ConfusionMatrix.state` gives them."""
+
+    memory: int = 0
+    """Most bytes that training took on a GPU, over all steps and workers; 0 where it ran on CPUs."""
 
     sums: Tensor = field(default_factory=lambda: torch.zeros(4, dtype=torch.float64))
     """Sums of this worker since the last logging: loss, correct pixels, valid pixels, iterations."""

@@ -20,6 +20,7 @@ TINY = {
     "val_interval": "20",
     "checkpoint_interval": "7",
     "ms_flip": "false",
+    "speed_images": "0",
 }
 
 

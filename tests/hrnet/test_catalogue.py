@@ -86,6 +86,7 @@ def test_every_field_equals_the_reference(ours: Recipe, parity_dir: Path) -> Non
         "conventions": "0.x",
         "precision": "fp32",
         "val_limit": None,
+        "speed_images": 200,
     }
     assert set(expected) == {field.name for field in fields(Recipe)}
     assert {name: getattr(ours, name) for name in expected} == expected

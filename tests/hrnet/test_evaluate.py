@@ -70,7 +70,11 @@ def test_a_checkpoint_keeps_its_validation(checkpoint: tuple[Path, Event], short
     assert [event.kind for event in events] == ["validated"]
     assert events[-1].metrics == validated.metrics
     pictures = [f"eval/overlays/{i:05d}_{name.replace('/', '_')}.png" for i, name in enumerate(_names(tiny_data))]
-    assert set(events[-1].artifacts) == {"eval/confusion.png", "eval/per_class_iou.json", *pictures}
+    assert set(events[-1].artifacts) == {
+        "eval/confusion.json", "eval/confusion.png", "eval/per_class_iou.json", *pictures,
+    }  # fmt: skip
+    counts = json.loads(events[-1].artifacts["eval/confusion.json"])
+    assert np.trace(counts["pixels"]) / np.sum(counts["pixels"]) == pytest.approx(validated.metrics["val/aAcc"] / 100)
     table = json.loads(events[-1].artifacts["eval/per_class_iou.json"])
     assert table["mIoU"] == pytest.approx(validated.metrics["val/mIoU"])
     assert [entry["name"] for entry in table["classes"]][:2] == ["road", "sidewalk"]
@@ -94,3 +98,27 @@ def test_multi_scale_and_flip_has_a_score_of_its_own(
     both = short.with_overrides({"ms_flip": "true", "val_limit": "1"})
     *_, last = evaluate_checkpoint(both, str(tiny_data), checkpoint[0], cpus=1)
     assert set(last.metrics) == {"val/mIoU", "val/mAcc", "val/aAcc", "val/mIoU_ms_flip"}
+
+
+def test_a_trial_measures_its_speed_at_the_end(checkpoint: tuple[Path, Event], short: Recipe, tiny_data: Path) -> None:
+    (last,) = evaluate_checkpoint(short.with_overrides({"speed_images": "3"}), str(tiny_data), checkpoint[0], cpus=1)
+    facts = json.loads(last.artifacts["eval/speed.json"])
+    assert facts["fps"] == last.metrics["speed/fps"] > 0
+    assert facts["fps_conditions"]["timed_images"] == 2
+    assert facts["fps_conditions"]["original_sizes"] == ["64x128"]
+    assert facts["train_mem_gb"] is None, "it trained on a CPU"
+    assert "speed/train_mem_gb" not in last.metrics
+
+
+def test_training_memory_of_the_checkpoint_is_told(
+    checkpoint: tuple[Path, Event], short: Recipe, tiny_data: Path, tmp_path: Path
+) -> None:
+    content = torch.load(checkpoint[0] / STATE_FILE, weights_only=True)
+    content["progress"]["memory"] = 3 << 29
+    torch.save(content, tmp_path / STATE_FILE)
+    (last,) = evaluate_checkpoint(short, str(tiny_data), tmp_path, cpus=1)
+    assert last.metrics["speed/train_mem_gb"] == 1.5
+    facts = json.loads(last.artifacts["eval/speed.json"])
+    assert facts["train_mem_gb"] == 1.5
+    assert facts["train_mem_conditions"]["batch"] == 4
+    assert facts["fps"] is None

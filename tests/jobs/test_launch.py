@@ -21,7 +21,7 @@ GOOD = "fcn_hr18s_4xb2-40k_cityscapes-512x1024"
 BAD = "fcn_hr18s_4xb2-80k_cityscapes-512x1024"
 SMALL = (
     "max_iters=4", "val_interval=2", "log_interval=1", "crop=64x64", "batch_size=2", "train_scale=128x64",
-    "test_scale=128x64", "tta_ratios=1.0", "pretrained=none",
+    "test_scale=128x64", "tta_ratios=1.0", "pretrained=none", "speed_images=3",
 )  # fmt: skip
 RUIN = ("max_iters=40", "val_interval=40", "lr=100", "weight_decay=1")
 """Every step of this makes the weights about a hundred times larger, until the loss is no number."""
