@@ -6,6 +6,7 @@ import argparse
 import json
 import re
 import sys
+import time
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +29,9 @@ HELP = "Make synthetic data, prepare a data set, check it, draw it."
 
 ALL = "all"
 """Stands for every published data set."""
+
+_PLAIN_SECONDS = 10.0
+"""Between two lines of progress where there is no terminal."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -109,7 +113,8 @@ def check(args: argparse.Namespace) -> int:
     """Verify a prepared data set; exit code 2 if something is wrong."""
     from hrnet.data.check import check as verify
 
-    report = verify(args.data, quick=args.quick)
+    with _progress(args.json, "checking") as progress:
+        report = verify(args.data, quick=args.quick, progress=progress)
     if args.json:
         print(json.dumps(report.to_dict(), indent=1))
     else:
@@ -143,16 +148,34 @@ def preview(args: argparse.Namespace) -> int:
 def _print_check(report: Report) -> None:
     names = list(report.splits)
     shares = {name: split.class_shares for name, split in report.splits.items()}
-    rows = [(each, *(f"{shares[name].get(each, 0.0):.3%}" for name in names)) for each in report.card.classes]
-    rows.append(("ignored", *(f"{split.ignored_share:.3%}" for split in report.splits.values())))
-    print_table(("class", *names), rows, right=set(names))
+    expected = next((split.expected_shares for split in report.splits.values()), None)
+    columns = [*names, *(["published"] if expected else [])]
+    rows = [
+        (
+            each,
+            *(f"{shares[name].get(each, 0.0):.3%}" for name in names),
+            *([f"{expected[each]:.3%}"] if expected else []),
+        )
+        for each in report.card.classes
+    ]
+    ignored = [f"{split.ignored_share:.3%}" for split in report.splits.values()]
+    rows.append(("ignored", *ignored, *(["-"] if expected else [])))
+    counts = [_count(split.images, split.complete) for split in report.splits.values()]
+    rows.append(("images", *counts, *(["-"] if expected else [])))
+    print_table(("class", *columns), rows, right=set(columns))
     print()
     for finding in report.findings:
         print(f"{'error' if finding.fatal else 'note'}: {finding.where}: {finding.message}")
     images = ", ".join(f"{split.images} {name}" for name, split in report.splits.items())
     errors = sum(finding.fatal for finding in report.findings)
     seen = "manifest and hashes are right" if report.quick else "every sample was read and is right"
-    print(f"{report.card.title}, {images} images in {report.uri}: {plural(errors, 'error') if errors else seen}")
+    part = "; not the complete data set, so results are not comparable" if report.partial and not errors else ""
+    told = plural(errors, "error") if errors else seen
+    print(f"{report.card.title}, {images} images in {report.uri}: {told}{part}")
+
+
+def _count(images: int, complete: int | None) -> str:
+    return str(images) if complete in (None, images) else f"{images} of {complete}"
 
 
 def _step(
@@ -212,16 +235,31 @@ def _prepared_facts(done: Prepared) -> dict[str, Any]:
 
 
 @contextmanager
-def _progress(silent: bool) -> Iterator[Callable[[int, int, str], None] | None]:
-    """A progress bar on a terminal; nothing elsewhere."""
-    if silent or not sys.stdout.isatty():
+def _progress(silent: bool, what: str = "preparing") -> Iterator[Callable[[int, int, str], None] | None]:
+    """A progress bar on a terminal, a line now and then elsewhere."""
+    if silent:
         yield None
+        return
+    if not sys.stdout.isatty():
+        yield _plain_progress(what)
         return
     from rich.progress import Progress
 
     with Progress(console=console(), transient=True) as bar:
-        task = bar.add_task("preparing", total=None)
+        task = bar.add_task(what, total=None)
         yield lambda done, total, text: bar.update(task, completed=done, total=total, description=text)
+
+
+def _plain_progress(what: str) -> Callable[[int, int, str], None]:
+    told = time.monotonic()
+
+    def report(done: int, total: int, text: str) -> None:
+        nonlocal told
+        if time.monotonic() - told >= _PLAIN_SECONDS:
+            told = time.monotonic()
+            print(f"{what}: {done} of {total} ({text})", file=sys.stderr, flush=True)
+
+    return report
 
 
 if __name__ == "__main__":

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import signal
+import tempfile
 from pathlib import Path
 
 import pytest
 
 # One thread per process: with as many spinning threads as cores, a test run beside anything else hardly moves.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+if "HRGRID_CACHE" not in os.environ:
+    # What commands under test remember of files is nothing for the cache of the person who runs the tests.
+    os.environ["HRGRID_CACHE"] = tempfile.mkdtemp(prefix="hrgrid-test-cache-")
+    atexit.register(shutil.rmtree, os.environ["HRGRID_CACHE"], ignore_errors=True)
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A run started in the background of a script ignores Ctrl-C, and so would the commands under test.

@@ -1,9 +1,11 @@
-"""Checking a prepared data set: files against their hashes, every sample, the labels, the counts, duplicates."""
+"""Checking a prepared data set: files against their hashes, the integrity gate, every sample, duplicates, offsets."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
+import io
+import json
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,31 +16,23 @@ from typing import Any
 
 import numpy as np
 
+from hrnet.data.alignment import SAMPLED, Map, edge_map, offset_finding
 from hrnet.data.cards import Card
-from hrnet.data.location import is_local, join, sha256_file
-from hrnet.data.shards import MANIFEST, PreparedDataset, Sample, Split, open_dataset
+from hrnet.data.finding import SHOWN, Finding
+from hrnet.data.gate import is_published, manifest_findings
+from hrnet.data.location import is_local, join
+from hrnet.data.shards import MANIFEST, PreparedDataset, Split, open_dataset
+from hrnet.data.shares import expected_shares
+from hrnet.data.stamps import hash_of
 from hrnet.data.transforms import IGNORE
 from hrnet.data.writer import fingerprint, sample_digest
 from hrnet.errors import DataError
 
 __all__ = ["Finding", "Report", "SplitReport", "check"]
 
-_SHOWN = 10
-"""Findings of one kind that are listed one by one."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Finding:
-    """Something that a person should know about a data set."""
-
-    where: str
-    """File, or split and sample."""
-
-    message: str
-    """One sentence."""
-
-    fatal: bool
-    """The data set must not be used like this."""
+_LEAK = 0.01
+"""Share of val that is in train, too, from which on a published data set is wrong. The published archives may hold a
+twin or two among thousands; a folder copied into the other split is all of it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,6 +47,9 @@ class SplitReport:
 
     class_shares: Mapping[str, float]
     """Class name to its share of the pixels that are not ignored."""
+
+    expected_shares: Mapping[str, float] | None
+    """Class name to its published share, where that is known."""
 
     ignored_share: float
     """Share of ignored pixels among all."""
@@ -75,7 +72,10 @@ class Report:
     """Hash of its content, from the manifest."""
 
     quick: bool
-    """Only manifest and file hashes were looked at."""
+    """Only manifest, sample names and file hashes were looked at."""
+
+    partial: Sequence[str]
+    """One sentence for each split that is not complete; results on such data are not comparable."""
 
     splits: Mapping[str, SplitReport]
     """Numbers of each split."""
@@ -96,6 +96,8 @@ class Report:
             "fingerprint": self.fingerprint,
             "quick": self.quick,
             "ok": self.ok,
+            "comparable": not self.partial,
+            "partial": list(self.partial),
             "splits": {name: _fields(split) for name, split in self.splits.items()},
             "findings": [_fields(finding) for finding in self.findings],
         }
@@ -110,6 +112,7 @@ class _Seen:
     image_hash: str
     pixels: np.ndarray[Any, np.dtype[np.int64]]
     problem: str | None
+    edges: Map | None = None
 
 
 def check(
@@ -121,29 +124,44 @@ def check(
 ) -> Report:
     """Check a prepared data set.
 
-    With `quick`, only the manifest and the files' sizes and hashes (a file unchanged since the last check in this
-    process is not hashed again); otherwise every sample is decoded too, the labels' values, the class counts and the
-    content's fingerprint are compared with the manifest, and images that occur twice are listed. `progress` is called
-    with (samples done, samples in all, what was done last). Raises DataError if there is no data set at `uri`.
+    With `quick`, what every launch does: the manifest, the samples' names and the files' sizes and hashes are looked
+    at; a local file that did not change since it was last hashed on this machine is not hashed again, one in S3 is
+    when it is brought here. Otherwise all is hashed anew and every sample is decoded too: the labels' values and
+    places, the class counts and the content's fingerprint are compared, and images that occur twice are listed.
+    `progress` is called with (samples done, samples in all, what was done last). Raises DataError if there is no data
+    set at `uri`.
     """
     dataset = open_dataset(uri)
-    findings = list(_check_files(dataset))
-    if not quick and not findings:
-        findings += _check_samples(dataset, workers or os.cpu_count() or 1, progress)
-    splits = {name: _split_report(dataset, name) for name in dataset.splits}
-    findings += [Finding(where=dataset.uri, message=sentence, fatal=False) for sentence in dataset.partial]
-    findings += _absent(splits)
+    findings = list(_check_files(dataset, anew=not quick))
+    if not findings:
+        findings += _manifest_findings(dataset.uri, json.dumps(dataset.manifest))
+        if not quick:
+            findings += _check_samples(dataset, workers or os.cpu_count() or 1, progress)
+    elif not quick:
+        findings += _damaged_samples(dataset, findings)
     return Report(
         uri=dataset.uri,
         card=dataset.card,
         fingerprint=dataset.fingerprint,
         quick=quick,
-        splits=splits,
+        partial=dataset.partial,
+        splits={name: _split_report(dataset, name) for name in dataset.splits},
         findings=sorted(findings, key=lambda finding: not finding.fatal),
     )
 
 
-def _check_files(dataset: PreparedDataset) -> Iterator[Finding]:
+@functools.lru_cache(maxsize=64)
+def _manifest_findings(uri: str, manifest: str) -> tuple[Finding, ...]:
+    # A launch asks for every cell, and the names of 45,000 tiles take a second to read.
+    dataset = PreparedDataset(uri, json.loads(manifest))
+    try:
+        names = {name: dataset.split(name).names for name in dataset.splits}
+    except DataError as error:
+        return (Finding(kind="file", where=uri, message=str(error), fatal=True),)
+    return tuple(manifest_findings(dataset.card, dataset.manifest, names))
+
+
+def _check_files(dataset: PreparedDataset, *, anew: bool) -> Iterator[Finding]:
     for name in dataset.splits:
         split = dataset.split(name)
         if not is_local(dataset.uri):
@@ -152,28 +170,55 @@ def _check_files(dataset: PreparedDataset) -> Iterator[Finding]:
         for shard in split.shards:
             path = Path(dataset.uri) / shard.file
             try:
-                status = path.stat()
-                if status.st_size != shard.bytes:
-                    message = f"has {status.st_size} bytes instead of {shard.bytes}"
-                elif _hash_of(str(path), status.st_size, status.st_mtime_ns) != shard.sha256:
+                size = path.stat().st_size
+                if size != shard.bytes:
+                    message = f"has {size} bytes instead of {shard.bytes}"
+                elif hash_of(path, anew=anew) != shard.sha256:
                     message = "does not have the hash of the manifest"
                 else:
                     continue
             except OSError as error:
                 message = f"cannot be read ({error.strerror or error})"
-            yield Finding(where=str(path), message=f"{message}; prepare the data set again", fatal=True)
+            yield Finding(kind="file", where=str(path), message=f"{message}; prepare the data set again", fatal=True)
 
 
 def _check_remote(split: Split) -> Iterator[Finding]:
     try:
         split.fetch()
     except DataError as error:
-        yield Finding(where=split.uri, message=str(error), fatal=True)
+        yield Finding(kind="file", where=split.uri, message=str(error), fatal=True)
 
 
-@functools.lru_cache(maxsize=4096)
-def _hash_of(path: str, size: int, modified: int) -> str:
-    return sha256_file(Path(path))
+def _damaged_samples(dataset: PreparedDataset, damaged: Sequence[Finding]) -> Iterator[Finding]:
+    """Name the samples of damaged shards that cannot be read any more."""
+    files = {finding.where for finding in damaged}
+    for name in dataset.splits:
+        split, index = dataset.split(name), 0
+        for shard in split.shards:
+            if join(dataset.uri, shard.file) in files:
+                for number in range(index, index + shard.images):
+                    problem = _damage(split, number)
+                    if problem is not None:
+                        yield Finding(kind="sample", where=f"{shard.file} of {name}", message=problem, fatal=True)
+            index += shard.images
+
+
+def _damage(split: Split, index: int) -> str | None:
+    from PIL import Image
+
+    try:
+        row = split.raw(index)
+        sample = split[index]
+    except (DataError, ValueError) as error:
+        return str(error)
+    for kind in ("image", "label"):
+        # OpenCV decodes files with damage inside without a word; Pillow compares checksums.
+        try:
+            with Image.open(io.BytesIO(row[kind])) as picture:
+                picture.load()
+        except (OSError, SyntaxError, ValueError) as error:
+            return f"the {kind} of sample {sample.name!r} (number {index}) is damaged ({error})"
+    return None
 
 
 def _check_samples(
@@ -184,12 +229,15 @@ def _check_samples(
     digests: dict[str, list[str]] = {}
     done = 0
     for name in dataset.splits:
-        split, classes = dataset.split(name), dataset.card.num_classes
-        digests[name], pixels = [], np.zeros(classes + 1, dtype=np.int64)
+        split = dataset.split(name)
+        digests[name], pixels = [], np.zeros(dataset.card.num_classes + 1, dtype=np.int64)
+        maps: list[Map] = []
         with ThreadPoolExecutor(workers) as pool:
-            for seen in pool.map(functools.partial(_look_at, split, classes), range(len(split))):
+            for seen in pool.map(functools.partial(_look_at, split, dataset.card), range(len(split))):
                 if seen.problem is not None:
-                    yield Finding(where=f"{name} {seen.name}", message=seen.problem, fatal=True)
+                    yield Finding(kind="sample", where=f"{name} {seen.name}", message=seen.problem, fatal=True)
+                if seen.edges is not None:
+                    maps.append(seen.edges)
                 digests[name].append(seen.digest)
                 images[seen.image_hash].append((name, seen.name))
                 pixels += seen.pixels
@@ -197,32 +245,44 @@ def _check_samples(
                 if progress is not None:
                     progress(done, total, f"{name} {seen.name}")
         yield from _check_pixels(dataset, name, pixels)
+        offset = offset_finding(name, maps)
+        if offset is not None:
+            yield offset
     if fingerprint(dataset.card, digests) != dataset.fingerprint:
         message = "the samples do not have the fingerprint of the manifest; prepare the data set again"
-        yield Finding(where=join(dataset.uri, MANIFEST), message=message, fatal=True)
-    yield from _duplicates([places for places in images.values() if len(places) > 1])
+        yield Finding(kind="manifest", where=join(dataset.uri, MANIFEST), message=message, fatal=True)
+    yield from _duplicates(dataset, [places for places in images.values() if len(places) > 1])
 
 
-def _look_at(split: Split, classes: int, index: int) -> _Seen:
-    nothing = np.zeros(classes + 1, dtype=np.int64)
+def _look_at(split: Split, card: Card, index: int) -> _Seen:
+    nothing = np.zeros(card.num_classes + 1, dtype=np.int64)
     try:
         row, sample = split.raw(index), split[index]
     except DataError as error:
         return _Seen(name=f"number {index}", digest="", image_hash=str(index), pixels=nothing, problem=str(error))
     counts = np.bincount(sample.label.ravel(), minlength=256)
+    blank = bool((sample.image == sample.image[0, 0]).all())
     return _Seen(
         name=sample.name,
         digest=sample_digest(sample.name, row["image"], sample.label),
-        image_hash=hashlib.sha256(row["image"]).hexdigest(),
-        pixels=np.append(counts[:classes], counts[IGNORE]),
-        problem=_label_problem(sample, counts, classes),
+        # Tiles without a picture in them are all the same, and no twins.
+        image_hash=f"{split.name} {index}" if blank else hashlib.sha256(row["image"]).hexdigest(),
+        pixels=np.append(counts[: card.num_classes], counts[IGNORE]),
+        problem=_label_problem(card, counts),
+        edges=edge_map(sample.image, sample.label) if _is_sampled(index, len(split)) else None,
     )
 
 
-def _label_problem(sample: Sample, counts: np.ndarray[Any, np.dtype[np.int64]], classes: int) -> str | None:
-    outside = np.flatnonzero(counts[classes:IGNORE])
+def _is_sampled(index: int, count: int) -> bool:
+    """Whether a sample is one of the evenly spaced ones whose label's place is looked at."""
+    return index * SAMPLED // count != (index - 1) * SAMPLED // count
+
+
+def _label_problem(card: Card, counts: np.ndarray[Any, np.dtype[np.int64]]) -> str | None:
+    outside = np.flatnonzero(counts[card.num_classes : IGNORE])
     if outside.size:
-        return f"the label holds the value {classes + outside[0]}, outside the {classes} classes"
+        value = card.num_classes + int(outside[0])
+        return f"the label holds the value {value}, outside the {card.num_classes} classes; prepare the data set again"
     return None
 
 
@@ -232,20 +292,28 @@ def _check_pixels(
     part = dataset.manifest["splits"][name]
     if pixels.tolist() != [*part["class_pixels"], part["ignored_pixels"]]:
         message = f"the class counts of {name} are not those of the manifest; prepare the data set again"
-        yield Finding(where=join(dataset.uri, MANIFEST), message=message, fatal=True)
+        yield Finding(kind="manifest", where=join(dataset.uri, MANIFEST), message=message, fatal=True)
 
 
-def _duplicates(groups: Sequence[Sequence[tuple[str, str]]]) -> Iterator[Finding]:
+def _duplicates(dataset: PreparedDataset, groups: Sequence[Sequence[tuple[str, str]]]) -> Iterator[Finding]:
     # The same image in train and val makes the score of val worthless, so those come first.
-    ordered = sorted(groups, key=lambda places: len({split for split, _ in places}), reverse=True)
-    for places in ordered[:_SHOWN]:
-        shared = len({split for split, _ in places}) > 1
+    leaks = [places for places in groups if len({split for split, _ in places}) > 1]
+    twins = [places for places in groups if len({split for split, _ in places}) == 1]
+    val = dataset.manifest["splits"].get("val", {"images": 0})["images"]
+    fatal = is_published(dataset.card) and len(leaks) > _LEAK * val
+    for places in (*leaks, *twins)[:SHOWN]:
+        shared = places in leaks
         where = ", ".join(f"{split} {name}" for split, name in places[:4])
         message = "the same image is in several splits" if shared else "the same image occurs more than once"
-        yield Finding(where=where, message=f"{message} ({len(places)} times)", fatal=False)
-    if len(ordered) > _SHOWN:
-        message = f"{len(ordered) - _SHOWN} more images occur more than once"
-        yield Finding(where="all splits", message=message, fatal=False)
+        yield Finding(
+            kind="leak" if shared else "duplicate",
+            where=where,
+            message=f"{message} ({len(places)} times)",
+            fatal=fatal and shared,
+        )
+    if len(groups) > SHOWN:
+        message = f"{len(groups) - SHOWN} more images occur more than once"
+        yield Finding(kind="duplicate", where="all splits", message=message, fatal=False)
 
 
 def _split_report(dataset: PreparedDataset, name: str) -> SplitReport:
@@ -256,18 +324,10 @@ def _split_report(dataset: PreparedDataset, name: str) -> SplitReport:
         images=part["images"],
         complete=dataset.card.images.get(name),
         class_shares=dict(zip(classes, shares, strict=True)),
+        expected_shares=expected_shares(dataset.card),
         ignored_share=part["ignored_pixels"] / max(1, counted + part["ignored_pixels"]),
         absent=[label for label, pixels in zip(classes, part["class_pixels"], strict=True) if pixels == 0],
     )
-
-
-def _absent(splits: Mapping[str, SplitReport]) -> Iterator[Finding]:
-    for name, split in splits.items():
-        if split.absent:
-            shown = ", ".join(label.strip() for label in split.absent[:_SHOWN])
-            more = f" and {len(split.absent) - _SHOWN} more" if len(split.absent) > _SHOWN else ""
-            message = f"{len(split.absent)} classes have no pixel: {shown}{more}"
-            yield Finding(where=name, message=message, fatal=False)
 
 
 def _fields(value: SplitReport | Finding) -> dict[str, Any]:
