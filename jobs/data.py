@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """One subcommand for each step."""
     steps = parser.add_subparsers(dest="step", required=True, metavar="synth|prepare|check|preview")
     _add_synth(_step(steps, "synth", "Draw a small, learnable copy of a data set in its native layout.", synth))
-    _add_prepare(_step(steps, "prepare", "Turn an unpacked download into checked shards with a manifest.", prepare))
+    _add_prepare(_step(steps, "prepare", "Turn a download into checked shards with a manifest.", prepare))
     for name, text, action in (
         ("check", "Verify a prepared data set: hashes, every image and label, values.", check),
         ("preview", "Draw samples of a prepared data set with their labels and a legend.", preview),
@@ -82,21 +82,19 @@ def synth(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(facts if every else facts[0], indent=1))
     else:
-        print(f"next: hrgrid data prepare {args.to / 'NAME' if every else args.to} --to DIR")
+        print(f"next: hrgrid data prepare {args.to / 'NAME' if every else args.to} --to DIR --partial")
     return 0
 
 
 def prepare(args: argparse.Namespace) -> int:
     """Prepare a data set; it becomes the folder of its name below `--to`."""
     from hrnet.data.prepare.run import prepare as convert
-    from hrnet.data.prepare.run import recognise
 
-    name = recognise(args.source, dataset=args.dataset, card=args.card).card.name
-    destination = f"{args.to}/{name}"
     with _progress(args.json) as report:
         done = convert(
-            args.source, destination, dataset=args.dataset, card=args.card, force=args.force, progress=report
-        )
+            args.source, args.to, dataset=args.dataset, card=args.card, below=True, partial=args.partial,
+            force=args.force, progress=report,
+        )  # fmt: skip
     if args.json:
         print(json.dumps(_prepared_facts(done), indent=1))
         return 0
@@ -105,7 +103,7 @@ def prepare(args: argparse.Namespace) -> int:
     print(f"{done.card.title} {how}: {images} images in {done.uri} (fingerprint {done.fingerprint[:12]})")
     for note in done.notes:
         print(f"note: {note}")
-    print(f"next: hrgrid data check {done.uri}, then hrgrid plan --dataset {name} --data {args.to}")
+    print(f"next: hrgrid data check {done.uri}, then hrgrid plan --dataset {done.card.name} --data {args.to}")
     return 0
 
 
@@ -207,11 +205,17 @@ def _add_synth(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_prepare(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", type=Path, metavar="FOLDER", help="the unpacked download")
+    parser.add_argument(
+        "source",
+        type=Path,
+        metavar="SOURCE",
+        help="the download: a folder with archives or unpacked files, or one archive",
+    )
     parser.add_argument("--to", required=True, type=absolute_uri, metavar="URI", help="folder of prepared data sets")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--dataset", metavar="D", help="published data set (default: recognised from the layout)")
-    which.add_argument("--card", type=Path, metavar="FILE", help="card of your own data set (default: in FOLDER)")
+    which.add_argument("--card", type=Path, metavar="FILE", help="card of your own data set (default: in SOURCE)")
+    parser.add_argument("--partial", action="store_true", help="prepare what is there of an incomplete data set")
     parser.add_argument("--force", action="store_true", help="replace what is there")
     add_json(parser)
 

@@ -64,7 +64,7 @@ def steps(folder: str, places: list[str]) -> list[list[str]]:
     changes = [word for change in CHANGES for word in ("--set", change)]
     return [
         ["data", "synth", "cityscapes", "--to", f"{folder}/cityscapes", "--train", "16", "--val", "4"],
-        ["data", "prepare", f"{folder}/cityscapes", "--to", f"{folder}/prepared"],
+        ["data", "prepare", f"{folder}/cityscapes", "--to", f"{folder}/prepared", "--partial"],
         [
             "launch", "--dataset", "cityscapes", "--schedule", "40k", "--schedule", "80k", *changes,
             "--workers", "1", "--workers", f"{SHARED_CELL}=2", "--cpus-per-worker", "1",

@@ -63,9 +63,14 @@ class Encoded:
     digest: str
     """Hash of name, image bytes and label values."""
 
+    raw: tuple[int, ...] = ()
+    """Number of pixels of each of the 256 values of the label file, if known."""
 
-def encode(name: str, image: bytes, label: NDArray[np.uint8], num_classes: int) -> Encoded:
-    """Encode a sample; `label` is HxW uint8 with values 0..num_classes-1 or 255."""
+
+def encode(
+    name: str, image: bytes, label: NDArray[np.uint8], num_classes: int, *, raw: NDArray[np.int64] | None = None
+) -> Encoded:
+    """Encode a sample; `label` is HxW uint8 with values 0..num_classes-1 or 255, `raw` as in Encoded."""
     done, png = cv2.imencode(".png", label)
     if not done:
         raise DataError(f"the label of {name!r} cannot be encoded as PNG")
@@ -78,6 +83,7 @@ def encode(name: str, image: bytes, label: NDArray[np.uint8], num_classes: int) 
         width=label.shape[1],
         pixels=(*(int(count) for count in counts[:num_classes]), int(counts[255])),
         digest=sample_digest(name, image, label),
+        raw=() if raw is None else tuple(raw.tolist()),
     )
 
 
@@ -119,6 +125,7 @@ class ShardWriter:
         self._held = 0
         self._shards: list[dict[str, Any]] = []
         self._pixels = np.zeros(num_classes + 1, dtype=np.int64)
+        self._raw = np.zeros(256, dtype=np.int64)
         self.digests: list[str] = []
 
     def __enter__(self) -> ShardWriter:
@@ -145,6 +152,8 @@ class ShardWriter:
         self._held += size
         self._shards[-1]["images"] += 1
         self._pixels += np.array(sample.pixels, dtype=np.int64)
+        if sample.raw:
+            self._raw += np.array(sample.raw, dtype=np.int64)
         self.digests.append(sample.digest)
 
     def summary(self) -> dict[str, Any]:
@@ -154,6 +163,7 @@ class ShardWriter:
             "shards": self._shards,
             "class_pixels": self._pixels[:-1].tolist(),
             "ignored_pixels": int(self._pixels[-1]),
+            "raw_values": {str(value): int(count) for value, count in enumerate(self._raw) if count},
         }
 
     def _open(self) -> None:

@@ -29,7 +29,7 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A prepared synthetic Cityscapes: 8 training and 3 validation images of 64x128."""
     folder = tmp_path_factory.mktemp("tiny")
     synthesise("cityscapes", folder / "native", train=8, val=3, size=(64, 128), seed=3)
-    prepare(folder / "native", folder / "cityscapes", dataset="cityscapes")
+    prepare(folder / "native", folder / "cityscapes", dataset="cityscapes", partial=True)
     return folder / "cityscapes"
 
 

@@ -15,7 +15,9 @@ from PIL import Image
 from hrnet.data.cards import Card, load_card
 from hrnet.data.prepare.cityscapes import id_table
 from hrnet.data.prepare.labels import label_table
-from hrnet.data.prepare.run import prepare, recognise
+from hrnet.data.prepare.recognise import recognise
+from hrnet.data.prepare.run import prepare
+from hrnet.data.prepare.tree import open_tree
 from hrnet.data.shards import open_dataset
 from hrnet.data.synthetic import synthesise
 from hrnet.errors import DataError
@@ -169,10 +171,10 @@ def test_truncated_jpeg_is_refused(tmp_path: Path) -> None:
     for path in (source / "images").rglob("*.png"):
         cv2.imwrite(str(path.with_suffix(".jpg")), cv2.imread(str(path)))
     shutil.rmtree(source / "images/train")
-    prepare(source, tmp_path / "whole")
+    prepare(source, tmp_path / "whole", partial=True)
     _truncate(source / "images/val/val0.jpg")
     with pytest.raises(DataError, match=r"val0\.jpg is truncated"):
-        prepare(source, tmp_path / "out")
+        prepare(source, tmp_path / "out", partial=True)
 
 
 def test_images_that_are_not_there(folder: Path, tmp_path: Path) -> None:
@@ -191,7 +193,7 @@ def test_images_that_are_not_there(folder: Path, tmp_path: Path) -> None:
 def test_folders_that_are_no_data_set_say_what_was_looked_for(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="there is no folder"):
         prepare(tmp_path / "nothing", tmp_path / "out")
-    with pytest.raises(DataError, match=r"looked for a card .* leftImg8bit/ with gtFine/ .* images/training"):
+    with pytest.raises(DataError, match=r"looked for a card .* the files of cityscapes, ade20k, "):
         prepare(tmp_path, tmp_path / "out")
     with pytest.raises(DataError, match="holds no cityscapes data: looked for leftImg8bit/train"):
         prepare(tmp_path, tmp_path / "out", dataset="cityscapes")
@@ -261,10 +263,10 @@ def test_cityscapes_ids_equal_the_reference(parity_dir: Path) -> None:
 
 def test_cityscapes_from_label_ids_equals_train_ids(tmp_path: Path) -> None:
     source = synthesise("cityscapes", tmp_path / "native", train=2, val=1, size=(32, 64))
-    both = prepare(source, tmp_path / "both")
+    both = prepare(source, tmp_path / "both", partial=True)
     for path in source.rglob("*_labelTrainIds.png"):
         path.unlink()
-    only_ids = prepare(source, tmp_path / "ids")
+    only_ids = prepare(source, tmp_path / "ids", partial=True)
     assert only_ids.card.name == "cityscapes"
     assert only_ids.fingerprint == both.fingerprint
     for path in source.rglob("*_labelIds.png"):
@@ -272,11 +274,11 @@ def test_cityscapes_from_label_ids_equals_train_ids(tmp_path: Path) -> None:
     with pytest.raises(
         DataError, match=r"has no label; looked for .*_gtFine_labelTrainIds\.png and \.\.\._gtFine_labelIds"
     ):
-        prepare(source, tmp_path / "none")
+        prepare(source, tmp_path / "none", partial=True)
 
 
 def test_real_cityscapes_sample(shared_data: Path, tmp_path: Path) -> None:
-    done = prepare(shared_data / "native/cityscapes/fullres_gt_upsampled", tmp_path / "city")
+    done = prepare(shared_data / "native/cityscapes/fullres_gt_upsampled", tmp_path / "city", partial=True)
     assert done.images == {"val": 1}
     assert done.notes == ("0 of 2975 train images of Cityscapes", "1 of 500 val images of Cityscapes")
     sample = open_dataset(tmp_path / "city").split("val")[0]
@@ -289,7 +291,7 @@ def test_real_cityscapes_sample(shared_data: Path, tmp_path: Path) -> None:
 
 def test_real_ade20k_sample(shared_data: Path, tmp_path: Path) -> None:
     source = shared_data / "native/ade20k"
-    done = prepare(source, tmp_path / "ade20k")
+    done = prepare(source, tmp_path / "ade20k", partial=True)
     assert (done.card.name, done.images) == ("ade20k", {"train": 1, "val": 2})
     sample = open_dataset(tmp_path / "ade20k").split("val")[0]
     raw = np.asarray(Image.open(source / "ADEChallengeData2016/annotations/validation/ADE_val_00000001.png"))
@@ -297,7 +299,7 @@ def test_real_ade20k_sample(shared_data: Path, tmp_path: Path) -> None:
 
 
 def test_tiled_potsdam_as_the_reference_converter_leaves_it(shared_data: Path, tmp_path: Path) -> None:
-    done = prepare(shared_data / "native/potsdam/mmseg_form", tmp_path / "potsdam", dataset="potsdam")
+    done = prepare(shared_data / "native/potsdam/mmseg_form", tmp_path / "potsdam", dataset="potsdam", partial=True)
     assert done.images == {"train": 1}
     assert set(np.unique(open_dataset(tmp_path / "potsdam").split("train")[0].label).tolist()) <= {0, 1, 2, 3, 4, 255}
 
@@ -311,7 +313,7 @@ def test_real_custom_data_sets(shared_data: Path, tmp_path: Path, name: str) -> 
         (few / kind / split).mkdir(parents=True)
         for file in sorted((source / kind / split).iterdir())[:3]:
             (few / kind / split / file.name).symlink_to(file)
-    done = prepare(few, tmp_path / "out")
+    done = prepare(few, tmp_path / "out", partial=True)
     assert (done.card.name, done.images) == (name, {"train": 3, "val": 3})
     assert done.notes[0] == f"3 of {done.card.train_images} train images of {done.card.title}"
     val = open_dataset(tmp_path / "out").split("val")
@@ -322,7 +324,8 @@ def test_real_custom_data_sets(shared_data: Path, tmp_path: Path, name: str) -> 
 
 def test_given_cards(folder: Path, tmp_path: Path) -> None:
     (folder / "card.yaml").rename(tmp_path / "other.yaml")
-    assert recognise(folder, card=tmp_path / "other.yaml").card.name == "fields"
-    assert recognise(folder, card=load_card(tmp_path / "other.yaml")).card.title == "Fields"
+    tree = open_tree(folder)
+    assert recognise(tree, card=tmp_path / "other.yaml").card.name == "fields"
+    assert recognise(tree, card=load_card(tmp_path / "other.yaml")).card.title == "Fields"
     with pytest.raises(DataError, match="give one"):
-        recognise(folder, dataset="potsdam", card=tmp_path / "other.yaml")
+        recognise(tree, dataset="potsdam", card=tmp_path / "other.yaml")

@@ -70,7 +70,7 @@ def launched(tmp_path_factory: pytest.TempPathFactory) -> Launched:
     folder = tmp_path_factory.mktemp("launched")
     drawn, prepared = folder / "cityscapes", folder / "prepared"
     assert main(["data", "synth", "--to", str(drawn), "--train", "4", "--val", "2", "--size", "64x128"]) == 0
-    assert main(["data", "prepare", str(drawn), "--to", str(prepared)]) == 0
+    assert main(["data", "prepare", str(drawn), "--to", str(prepared), "--partial"]) == 0
     words = [GOOD, BAD, *sets(*SMALL, *(f"{BAD}:{change}" for change in RUIN)), *places(folder)]
     done = hrgrid("launch", *words, "--workers", "1", "--yes", home=folder)
     return Launched(folder, done)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hrnet.data.cards import Card
-from hrnet.data.prepare.folder import Found, Pair, image_files
+from hrnet.data.prepare.folder import image_files
+from hrnet.data.prepare.found import Found, Job, pair
 from hrnet.data.prepare.labels import NO_CLASS, label_table
+from hrnet.data.prepare.tree import File, Tree
 from hrnet.data.transforms import IGNORE
 from hrnet.errors import DataError
 
-__all__ = ["IMAGES", "LABELS", "LABEL_IDS", "TRAIN_ID", "TRAIN_IDS", "find", "id_table", "is_cityscapes"]
+__all__ = ["IMAGES", "LABELS", "LABEL_IDS", "TRAIN_ID", "TRAIN_IDS", "find", "id_table", "matches"]
 
 IMAGES, LABELS = "leftImg8bit", "gtFine"
 TRAIN_IDS, LABEL_IDS = "_gtFine_labelTrainIds.png", "_gtFine_labelIds.png"
@@ -26,9 +28,9 @@ TRAIN_ID = {
 """Label id to training id, from the data set's own table (cityscapesScripts, labels.py); other ids are ignored."""
 
 
-def is_cityscapes(source: Path) -> bool:
-    """Whether a folder has the official layout."""
-    return (source / IMAGES).is_dir() and (source / LABELS).is_dir()
+def matches(tree: Tree) -> bool:
+    """Whether a download has the official layout."""
+    return tree.locate(IMAGES, LABELS) is not None
 
 
 def id_table() -> NDArray[np.int16]:
@@ -42,35 +44,36 @@ def id_table() -> NDArray[np.int16]:
     return table
 
 
-def find(source: Path, card: Card) -> Found:
+def find(tree: Tree, card: Card) -> Found:
     """Find the train and val pairs; labelTrainIds files are preferred to labelIds files.
 
     Raises DataError that says what was looked for, or which image has no label.
     """
-    splits = {split: source / IMAGES / split for split in ("train", "val")}
-    present = {split: folder for split, folder in splits.items() if folder.is_dir()}
-    if not is_cityscapes(source) or not present:
+    root = tree.locate(IMAGES, LABELS)
+    present = [split for split in ("train", "val") if root is not None and root.has(f"{IMAGES}/{split}")]
+    if root is None or not present:
         raise DataError(
-            f"{source} holds no cityscapes data: looked for {IMAGES}/train|val/<city>/*{card.image_suffix} and "
-            f"{LABELS}/train|val/<city>/*{TRAIN_IDS} or *{LABEL_IDS}; unpack both archives into one folder"
+            f"{tree.place()} holds no cityscapes data: looked for {IMAGES}/train|val/<city>/*{card.image_suffix} and "
+            f"{LABELS}/train|val/<city>/*{TRAIN_IDS} or *{LABEL_IDS}; put both archives into one folder"
         )
     tables = {TRAIN_IDS: label_table(card), LABEL_IDS: id_table()}
     return Found(
         card=card,
         splits={
             split: [
-                _pair(image, folder, source / LABELS / split, card, tables)
-                for image in image_files(folder, card.image_suffix)
+                _pair(root, image, split, card, tables)
+                for image in image_files(root, f"{IMAGES}/{split}", card.image_suffix)
             ]
-            for split, folder in present.items()
+            for split in present
         },
     )
 
 
-def _pair(image: Path, images: Path, labels: Path, card: Card, tables: dict[str, NDArray[np.int16]]) -> Pair:
-    name = image.relative_to(images).as_posix().removesuffix(card.image_suffix)
+def _pair(tree: Tree, image: File, split: str, card: Card, tables: Mapping[str, NDArray[np.int16]]) -> Job:
+    name = tree.relative(image, f"{IMAGES}/{split}").removesuffix(card.image_suffix)
     for suffix, table in tables.items():
-        label = labels / f"{name}{suffix}"
-        if label.is_file():
-            return Pair(name=name, image=image, label=label, table=table)
-    raise DataError(f"image {image} has no label; looked for {labels / name}{TRAIN_IDS} and ...{LABEL_IDS}")
+        label = tree.get(f"{LABELS}/{split}/{name}{suffix}")
+        if label is not None:
+            return pair(name, image, label, table)
+    looked = tree.place(f"{LABELS}/{split}/{name}")
+    raise DataError(f"image {image.where} has no label; looked for {looked}{TRAIN_IDS} and ...{LABEL_IDS}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import warnings
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -14,7 +13,7 @@ from hrnet.data.cards import Card
 from hrnet.data.transforms import IGNORE
 from hrnet.errors import DataError
 
-__all__ = ["NO_CLASS", "apply_table", "label_table", "read_file", "read_image_size", "read_label"]
+__all__ = ["NO_CLASS", "apply_table", "label_table", "read_image_size", "read_label"]
 
 NO_CLASS = -1
 """Entry of a label table for a value that no label file may hold."""
@@ -34,50 +33,37 @@ def label_table(card: Card) -> NDArray[np.int16]:
     return table
 
 
-def apply_table(raw: NDArray[np.uint8], table: NDArray[np.int16], classes: int, path: Path) -> NDArray[np.uint8]:
-    """Translate a label map; raises DataError with value and path for a value outside the classes."""
+def apply_table(raw: NDArray[np.uint8], table: NDArray[np.int16], classes: int, where: str) -> NDArray[np.uint8]:
+    """Translate a label map; raises DataError with value and place for a value outside the classes."""
     mapped = table[raw]
     if (mapped == NO_CLASS).any():
         values, counts = np.unique(raw[mapped == NO_CLASS], return_counts=True)
         raise DataError(
-            f"label {path} holds the value {values[0]} in {counts[0]} pixels, outside the {classes} classes; "
+            f"label {where} holds the value {values[0]} in {counts[0]} pixels, outside the {classes} classes; "
             f"mend the label or the card (classes, ignore_index, reduce_zero_label)"
         )
     return mapped.astype(np.uint8)
 
 
-def read_file(path: Path, kind: str) -> bytes:
-    """Return a file's content; raises DataError if it is missing, unreadable or empty."""
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise DataError(f"{kind} {path} does not exist") from None
-    except OSError as error:
-        raise DataError(f"cannot read the {kind} {path}: {error.strerror or error}") from error
-    if not data:
-        raise DataError(f"{kind} {path} is empty (0 bytes); copy it again")
-    return data
-
-
-def read_image_size(data: bytes, path: Path) -> tuple[int, int]:
+def read_image_size(data: bytes, where: str) -> tuple[int, int]:
     """Decode an image as training will, and return its height and width; raises DataError if it is broken."""
     if not _looks_whole(data):
-        _open_whole(data, path, "image")
+        _open_whole(data, where, "image")
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     if image is None:
-        raise DataError(f"image {path} cannot be decoded; it is damaged or no image")
+        raise DataError(f"image {where} cannot be decoded; it is damaged or no image")
     return image.shape[0], image.shape[1]
 
 
-def read_label(data: bytes, path: Path) -> NDArray[np.uint8]:
+def read_label(data: bytes, where: str) -> NDArray[np.uint8]:
     """Decode a label's raw values, HxW uint8, palette indices included; raises DataError if it is no label."""
-    values = _open_whole(data, path, "label")
+    values = _open_whole(data, where, "label")
     if values.ndim != 2:
         raise DataError(
-            f"label {path} has {values.shape[-1]} channels; a label is a single-channel image of class numbers"
+            f"label {where} has {values.shape[-1]} channels; a label is a single-channel image of class numbers"
         )
     if values.dtype != np.bool_ and values.size and (values.max() > 255 or values.min() < 0):
-        raise DataError(f"label {path} holds the value {values.max()}; labels are 8-bit class numbers")
+        raise DataError(f"label {where} holds the value {values.max()}; labels are 8-bit class numbers")
     return values.astype(np.uint8)
 
 
@@ -88,7 +74,7 @@ def _looks_whole(data: bytes) -> bool:
     return data.startswith(_PNG) and _PNG_END in data[-12:]
 
 
-def _open_whole(data: bytes, path: Path, kind: str) -> NDArray[np.generic]:
+def _open_whole(data: bytes, where: str, kind: str) -> NDArray[np.generic]:
     from PIL import Image
 
     try:
@@ -98,4 +84,4 @@ def _open_whole(data: bytes, path: Path, kind: str) -> NDArray[np.generic]:
             with Image.open(io.BytesIO(data)) as picture:
                 return np.asarray(picture)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{kind} {path} is truncated, damaged or no image ({error}); copy it again") from None
+        raise DataError(f"{kind} {where} is truncated, damaged or no image ({error}); copy it again") from None

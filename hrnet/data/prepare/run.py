@@ -14,25 +14,23 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from hrnet.data.cards import CARD_FILES, Card, card, cards, load_card
-from hrnet.data.location import is_local, read, upload
-from hrnet.data.prepare import cityscapes, folder
-from hrnet.data.prepare.folder import Found, Pair
-from hrnet.data.prepare.labels import apply_table, read_file, read_image_size, read_label
+from hrnet.data.cards import Card
+from hrnet.data.location import is_local, join, read, upload
+from hrnet.data.prepare.found import Found, Job
+from hrnet.data.prepare.recognise import recognise
+from hrnet.data.prepare.tree import open_tree
 from hrnet.data.shards import MANIFEST, open_dataset
-from hrnet.data.writer import Encoded, encode, write_dataset
+from hrnet.data.writer import Encoded, encode, partial_counts, write_dataset
 from hrnet.errors import DataError
 
-__all__ = ["Prepared", "Progress", "prepare", "recognise"]
+__all__ = ["Prepared", "Progress", "prepare"]
 
 Progress = Callable[[int, int, str], None]
-"""Called with (samples done, samples in all, what was done last)."""
+"""Called with (source images done, source images in all, what was done last)."""
 
 _SOURCE = "source.json"
-_CONVERTER = 1
+_CONVERTER = 2
 """Raised when the same source files would be stored differently, so that nothing old is taken for up to date."""
-
-_NO_CONVERTER = ("voc12aug", "pascal-context", "pascal-context-59")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,96 +62,77 @@ def prepare(
     *,
     dataset: str | None = None,
     card: Card | str | Path | None = None,
+    below: bool = False,
+    partial: bool = False,
     force: bool = False,
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> Prepared:
-    """Turn an unpacked download into a prepared data set.
+    """Turn a download into a prepared data set.
 
     Args:
-        source: folder of the download: the official Cityscapes or ADE20K layout, or images/<split> with
-            annotations/<split>.
+        source: the download: a folder with the official archives, the unpacked files, or both; or one archive.
         destination: folder (or s3://bucket/prefix) that becomes the prepared data set.
-        dataset: name of a published data set; recognised from the layout if not given.
+        dataset: name of a published data set; recognised from the files if not given.
         card: card of a custom data set, or its file; looked for in `source` if not given.
+        below: the data set becomes the folder of its name below `destination`.
+        partial: prepare what is there, although the data set is known to have more or fewer images.
         force: replace what is at the destination, whatever it is made of.
         workers: threads that read and check; default the number of CPUs.
-        progress: called after each sample.
+        progress: called after each source image.
 
     Raises:
-        DataError: the folder is no data set, a file is missing, empty, truncated or damaged, image and label differ in
-            size, a label value is no class, the destination holds something else, or the disk refuses.
+        DataError: the source is no data set, it is incomplete, a file is missing, empty, truncated or damaged, image
+            and label differ in size, a label value is no class, the destination holds something else, or the disk
+            refuses.
     """
     where = str(destination)
-    found = recognise(Path(source), dataset=dataset, card=card)
-    signature = _signature(found)
-    if not force:
-        _check_destination(where)
-        if _is_up_to_date(where, signature):
-            return _summary(where, found, skipped=True)
-    threads = workers or os.cpu_count() or 1
-    done = count(1)
-    total = sum(len(pairs) for pairs in found.splits.values())
-    splits = {
-        split: _convert_all(pairs, found.card, threads, split, done, total, progress)
-        for split, pairs in found.splits.items()
-    }
-    extra = {_SOURCE: json.dumps({"signature": signature}).encode()}
-    _write(where, found.card, splits, extra, force)
+    scratch = Path(where if below else Path(where).absolute().parent) if is_local(where) else None
+    with open_tree(Path(source), scratch) as tree:
+        found = recognise(tree, dataset=dataset, card=card)
+        if below:
+            where = join(where, found.card.name)
+        if not partial:
+            _check_complete(found, tree.source)
+        signature = _signature(found)
+        if not force:
+            _check_destination(where)
+            if _is_up_to_date(where, signature):
+                return _summary(where, found, skipped=True)
+        threads = workers or os.cpu_count() or 1
+        done = count(1)
+        total = sum(len(jobs) for jobs in found.splits.values())
+        splits = {
+            split: _convert_all(jobs, found.card, threads, split, done, total, progress)
+            for split, jobs in found.splits.items()
+        }
+        extra = {_SOURCE: json.dumps({"signature": signature}).encode()}
+        _write(where, found.card, splits, extra, force)
     return _summary(where, found, skipped=False)
 
 
-def recognise(source: Path, *, dataset: str | None = None, card: Card | str | Path | None = None) -> Found:
-    """Find out which data set a folder holds, and its files; raises DataError that says what was looked for."""
-    if not source.is_dir():
-        raise DataError(f"there is no folder {source}; unpack the download first")
-    if dataset is not None and card is not None:
-        raise DataError(f"both the published data set {dataset!r} and a custom card were given; give one")
-    if dataset is not None:
-        return _published(source, dataset)
-    if card is not None:
-        return folder.find(source, card if isinstance(card, Card) else load_card(card))
-    if any((source / name).is_file() for name in CARD_FILES):
-        return folder.find(source, load_card(source))
-    if cityscapes.is_cityscapes(source):
-        return _published(source, "cityscapes")
-    if (_ade_root(source) / "images" / "training").is_dir() or (_ade_root(source) / "images" / "validation").is_dir():
-        return _published(source, "ade20k")
-    looked = f"a card ({', '.join(CARD_FILES)}), {cityscapes.IMAGES}/ with {cityscapes.LABELS}/ (cityscapes)"
+def _check_complete(found: Found, source: Path) -> None:
+    images = {split: len(jobs) for split, jobs in found.splits.items()} if found.images is None else found.images
+    unknown = found.splits.keys() - images.keys()
+    missing = {split: each for split, each in partial_counts(found.card, images).items() if split not in unknown}
+    if not missing:
+        return
+    counts = " and ".join(f"{each['images']} of {each['complete']} {split} images" for split, each in missing.items())
+    more = "".join(f"; {note}" for note in found.notes)
     raise DataError(
-        f"{source} is no data set that is known: looked for {looked} and images/training|validation (ade20k); "
-        f"name the data set or give a card"
+        f"{source} holds {counts} of {found.card.title}{more}; complete the download, or give --partial to prepare "
+        f"what is there (its results are then marked not comparable)"
     )
 
 
-def _published(source: Path, dataset: str) -> Found:
-    known = card(dataset)
-    if dataset == "cityscapes":
-        return cityscapes.find(source, known)
-    if dataset in _NO_CONVERTER:
-        able = ", ".join(sorted(set(cards()) - set(_NO_CONVERTER)))
-        raise DataError(f"there is no converter for {dataset} yet; there is for {able}")
-    return folder.find(_ade_root(source) if dataset == "ade20k" else source, known)
-
-
-def _ade_root(source: Path) -> Path:
-    inner = source / "ADEChallengeData2016"
-    return inner if inner.is_dir() else source
-
-
-def _convert(pair: Pair, card: Card) -> Encoded:
-    data = read_file(pair.image, "image")
-    size = read_image_size(data, pair.image)
-    raw = read_label(read_file(pair.label, "label"), pair.label)
-    if raw.shape != size:
-        raise DataError(
-            f"image {pair.image} is {size[1]}x{size[0]} but its label {pair.label} is {raw.shape[1]}x{raw.shape[0]}"
-        )
-    return encode(pair.name, data, apply_table(raw, pair.table, card.num_classes, pair.label), card.num_classes)
+def _convert(job: Job, card: Card) -> list[Encoded]:
+    return [
+        encode(each.name, each.image, each.label, card.num_classes, raw=each.raw) for each in job.convert(job, card)
+    ]
 
 
 def _convert_all(
-    pairs: Sequence[Pair],
+    jobs: Sequence[Job],
     card: Card,
     threads: int,
     split: str,
@@ -161,20 +140,20 @@ def _convert_all(
     total: int,
     progress: Progress | None,
 ) -> Iterator[Encoded]:
-    """Yield the encoded samples in order; a few are always under way (decoding and hashing release the lock)."""
+    """Yield the encoded samples in order; a few jobs are always under way (decoding and hashing release the lock)."""
     with ThreadPoolExecutor(threads) as pool:
-        ahead: deque[Future[Encoded]] = deque()
-        waiting = iter(pairs)
+        ahead: deque[tuple[Job, Future[list[Encoded]]]] = deque()
+        waiting = iter(jobs)
         try:
             while True:
-                while len(ahead) < 2 * threads and (pair := next(waiting, None)) is not None:
-                    ahead.append(pool.submit(_convert, pair, card))
+                while len(ahead) < 2 * threads and (job := next(waiting, None)) is not None:
+                    ahead.append((job, pool.submit(_convert, job, card)))
                 if not ahead:
                     return
-                sample = ahead.popleft().result()
-                yield sample
+                job, future = ahead.popleft()
+                yield from future.result()
                 if progress is not None:
-                    progress(next(done), total, f"{split} {sample.name}")
+                    progress(next(done), total, f"{split} {job.name}")
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -182,14 +161,12 @@ def _convert_all(
 def _signature(found: Found) -> str:
     """Hash of what the files look like from outside: cheap, and different whenever a file was written again."""
     total = hashlib.sha256(json.dumps([_CONVERTER, found.card.to_dict()]).encode())
-    for split, pairs in found.splits.items():
+    for split, jobs in found.splits.items():
         total.update(split.encode())
-        for path in (path for pair in pairs for path in (pair.image, pair.label)):
-            try:
-                status = path.stat()
-            except OSError as error:
-                raise DataError(f"cannot read {path}: {error.strerror or error}") from error
-            total.update(f"\n{path}\n{status.st_size}\n{status.st_mtime_ns}".encode())
+        for job in jobs:
+            total.update(f"\n{job.name}".encode())
+            for file in job.inputs:
+                total.update(f"\n{file.path}\n{file.stamp}".encode())
     return total.hexdigest()
 
 

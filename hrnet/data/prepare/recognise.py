@@ -1,0 +1,76 @@
+"""Which data set a download is: one converter module for each published data set, and cards for one's own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Protocol, cast
+
+from hrnet.data.cards import CARD_FILES, Card, card, load_card
+from hrnet.data.prepare import folder
+from hrnet.data.prepare.found import Found
+from hrnet.data.prepare.tree import Tree
+from hrnet.errors import DataError
+
+__all__ = ["CONVERTERS", "Converter", "recognise"]
+
+CONVERTERS: Mapping[str, str] = {
+    "cityscapes": "cityscapes",
+    "ade20k": "ade20k",
+    "loveda": "folder",
+    "potsdam": "folder",
+    "vaihingen": "folder",
+    "isaid": "folder",
+}
+"""Published data set to the module of this package that converts it, in the order in which they are tried."""
+
+
+class Converter(Protocol):
+    """What a converter module offers."""
+
+    def matches(self, tree: Tree) -> bool:
+        """Whether a download is this data set, beyond doubt."""
+
+    def find(self, tree: Tree, card: Card) -> Found:
+        """Find its files; raises DataError that says what was looked for, or which file is missing."""
+
+
+def recognise(tree: Tree, *, dataset: str | None = None, card: Card | str | Path | None = None) -> Found:
+    """Find out which data set a download holds, and its files.
+
+    Args:
+        tree: the download.
+        dataset: name of a published data set, if it is known.
+        card: card of a custom data set, or its file; looked for in the download if not given.
+
+    Raises:
+        DataError: nothing is recognised, with what was looked for; or a file is missing.
+    """
+    if dataset is not None and card is not None:
+        raise DataError(f"both the published data set {dataset!r} and a custom card were given; give one")
+    if dataset is not None:
+        return _published(tree, dataset)
+    if card is not None:
+        return folder.find(tree, card if isinstance(card, Card) else load_card(card))
+    if any(isinstance(file.content, Path) for name in CARD_FILES if (file := tree.get(name)) is not None):
+        return folder.find(tree, load_card(tree.source))
+    for name in CONVERTERS:
+        # The plain layout fits any of them.
+        if CONVERTERS[name] != "folder" and _converter(name).matches(tree):
+            return _published(tree, name)
+    raise DataError(
+        f"{tree.source} is no data set that is known: looked for a card ({', '.join(CARD_FILES)}) and for the files "
+        f"of {', '.join(CONVERTERS)}; name the data set or give a card"
+    )
+
+
+def _published(tree: Tree, dataset: str) -> Found:
+    known = card(dataset)
+    if dataset not in CONVERTERS:
+        raise DataError(f"there is no converter for {dataset} yet; there is for {', '.join(CONVERTERS)}")
+    return _converter(dataset).find(tree, known)
+
+
+def _converter(dataset: str) -> Converter:
+    return cast(Converter, import_module(f"hrnet.data.prepare.{CONVERTERS[dataset]}"))
