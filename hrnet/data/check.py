@@ -7,7 +7,7 @@ import hashlib
 import io
 import json
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -193,14 +193,17 @@ def _damaged_samples(dataset: PreparedDataset, damaged: Sequence[Finding]) -> It
     """Name the samples of damaged shards that cannot be read any more."""
     files = {finding.where for finding in damaged}
     for name in dataset.splits:
-        split, index = dataset.split(name), 0
+        split, start = dataset.split(name), 0
         for shard in split.shards:
-            if join(dataset.uri, shard.file) in files:
-                for number in range(index, index + shard.images):
-                    problem = _damage(split, number)
-                    if problem is not None:
-                        yield Finding(kind="sample", where=f"{shard.file} of {name}", message=problem, fatal=True)
-            index += shard.images
+            numbers = range(start, start + shard.images)
+            start += shard.images
+            if join(dataset.uri, shard.file) not in files:
+                continue
+            problems = Counter(problem for number in numbers if (problem := _damage(split, number)) is not None)
+            for problem, times in problems.items():
+                # The same text for several samples is about the file, which has been named.
+                if times == 1:
+                    yield Finding(kind="sample", where=f"{shard.file} of {name}", message=problem, fatal=True)
 
 
 def _damage(split: Split, index: int) -> str | None:
@@ -217,7 +220,8 @@ def _damage(split: Split, index: int) -> str | None:
             with Image.open(io.BytesIO(row[kind])) as picture:
                 picture.load()
         except (OSError, SyntaxError, ValueError) as error:
-            return f"the {kind} of sample {sample.name!r} (number {index}) is damaged ({error})"
+            where = f"{split.name} sample {sample.name!r}"
+            return f"the {kind} of {where} is damaged ({error}); prepare the data set again"
     return None
 
 
