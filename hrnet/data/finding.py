@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["INCOMPLETE", "SHOWN", "Finding", "Kind", "listed", "many"]
+__all__ = ["INCOMPLETE", "SHOWN", "Finding", "Kind", "listed", "many", "told"]
 
 Kind = Literal["file", "sample", "manifest", "count", "tile", "swap", "leak", "duplicate", "values", "shift", "absent"]
 """What a finding is about: a file, a sample, the manifest, the number of images, tiles of a grid, exchanged splits, an
@@ -46,3 +46,8 @@ def many(count: int, noun: str) -> str:
     """Return `1 image`, `2 images`, `1 class`, `2 classes`."""
     ending = "" if count == 1 else "es" if noun.endswith("s") else "s"
     return f"{count} {noun}{ending}"
+
+
+def told(findings: Iterable[Finding]) -> str:
+    """Return findings as one text: place and sentence of each."""
+    return "; ".join(f"{finding.where}: {finding.message}" for finding in findings)

@@ -15,7 +15,7 @@ from hrnet.data.cards import Card, cards
 from hrnet.data.finding import SHOWN, Finding, listed, many
 from hrnet.data.transforms import IGNORE
 
-__all__ = ["explain_value", "is_published", "manifest_findings"]
+__all__ = ["explain_value", "is_published", "manifest_findings", "name_findings"]
 
 _ENOUGH = 20
 """Images below which a value or class that never occurs may be chance: a finding is then only a note."""
@@ -58,14 +58,28 @@ def manifest_findings(card: Card, manifest: Mapping[str, Any], names: Mapping[st
     splits = manifest["splits"]
     found = [
         *_counts(card, manifest),
-        *_swapped_counts(card, splits),
-        *_strangers(card, names),
-        *_in_both(card, names),
-        *tiles.missing(card.name, names),
+        *name_findings(card, {split: part["images"] for split, part in splits.items()}, names),
         *_reduced_twice(card, splits),
         *_collapsed(card, splits),
         *shares.moved_by_a_class(card, splits),
         *_absent(card, splits),
+    ]
+    return sorted(found, key=lambda finding: not finding.fatal)
+
+
+def name_findings(card: Card, images: Mapping[str, int], names: Mapping[str, Sequence[str]]) -> list[Finding]:
+    """Return what numbers and names of samples say: swapped splits, one image in both, missing tiles.
+
+    Args:
+        card: what the label files mean.
+        images: split name to number of images.
+        names: split name to the samples' names.
+    """
+    found = [
+        *_swapped_counts(card, images),
+        *_strangers(card, names),
+        *_in_both(card, names),
+        *tiles.missing(card.name, names),
     ]
     return sorted(found, key=lambda finding: not finding.fatal)
 
@@ -96,10 +110,9 @@ def _counts(card: Card, manifest: Mapping[str, Any]) -> Iterator[Finding]:
         yield Finding(kind="count", where=split, message=message, fatal=False)
 
 
-def _swapped_counts(card: Card, splits: Mapping[str, Any]) -> Iterator[Finding]:
-    complete, here = card.images, {split: part["images"] for split, part in splits.items()}
-    train, val = complete["train"], complete["val"]
-    if None in (train, val) or train == val or (here.get("train"), here.get("val")) != (val, train):
+def _swapped_counts(card: Card, images: Mapping[str, int]) -> Iterator[Finding]:
+    train, val = card.train_images, card.val_images
+    if None in (train, val) or train == val or (images.get("train"), images.get("val")) != (val, train):
         return
     message = (
         f"train has the {val} images of val, and val the {train} of train: they are swapped, exchange the folders"

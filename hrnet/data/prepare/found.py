@@ -81,7 +81,7 @@ def convert_pair(job: Job, card: Card) -> Iterator[Converted]:
     size = read_image_size(data, image.where)
     raw = read_label(label.read(), label.where)
     check_sizes(size, image, raw, label)
-    mapped = apply_table(raw, job.extra, card.num_classes, label.where)
+    mapped = apply_table(raw, job.extra, card.num_classes, label.where, card=card)
     yield Converted(name=job.name, image=data, label=mapped, raw=count_values(raw))
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hrnet.data.cards import Card
+from hrnet.data.gate import explain_value
 from hrnet.data.transforms import IGNORE
 from hrnet.errors import DataError
 
@@ -17,6 +18,8 @@ __all__ = ["NO_CLASS", "apply_table", "label_table", "read_image_size", "read_la
 
 NO_CLASS = -1
 """Entry of a label table for a value that no label file may hold."""
+
+_MEND = "mend the label or the card (classes, ignore_index, reduce_zero_label)"
 
 _JPEG, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 _PNG, _PNG_END = b"\x89PNG", b"IEND"
@@ -33,14 +36,19 @@ def label_table(card: Card) -> NDArray[np.int16]:
     return table
 
 
-def apply_table(raw: NDArray[np.uint8], table: NDArray[np.int16], classes: int, where: str) -> NDArray[np.uint8]:
-    """Translate a label map; raises DataError with value and place for a value outside the classes."""
+def apply_table(
+    raw: NDArray[np.uint8], table: NDArray[np.int16], classes: int, where: str, *, card: Card | None = None
+) -> NDArray[np.uint8]:
+    """Translate a label map; raises DataError with value and place for a value outside the classes.
+
+    With the `card`, the error names the likely cause.
+    """
     mapped = table[raw]
     if (mapped == NO_CLASS).any():
         values, counts = np.unique(raw[mapped == NO_CLASS], return_counts=True)
         raise DataError(
             f"label {where} holds the value {values[0]} in {counts[0]} pixels, outside the {classes} classes; "
-            f"mend the label or the card (classes, ignore_index, reduce_zero_label)"
+            f"{_MEND if card is None else explain_value(card, int(values[0]))}"
         )
     return mapped.astype(np.uint8)
 

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from hrnet.data.cards import Card
+from hrnet.data.finding import told
+from hrnet.data.gate import manifest_findings, name_findings
 from hrnet.data.location import is_local, join, read, upload
 from hrnet.data.prepare.found import Found, Job
 from hrnet.data.prepare.recognise import recognise
@@ -77,14 +79,14 @@ def prepare(
         card: card of a custom data set, or its file; looked for in `source` if not given.
         below: the data set becomes the folder of its name below `destination`.
         partial: prepare what is there, although the data set is known to have more or fewer images.
-        force: replace what is at the destination, whatever it is made of.
+        force: replace what is at the destination, whatever it is made of, and write what the integrity gate refuses.
         workers: threads that read and check; default the number of CPUs.
         progress: called after each source image.
 
     Raises:
         DataError: the source is no data set, it is incomplete, a file is missing, empty, truncated or damaged, image
-            and label differ in size, a label value is no class, the destination holds something else, or the disk
-            refuses.
+            and label differ in size, a label value is no class, the integrity gate (hrnet/data/gate.py) refuses, the
+            destination holds something else, or the disk refuses.
     """
     where = str(destination)
     scratch = Path(where if below else Path(where).absolute().parent) if is_local(where) else None
@@ -92,33 +94,41 @@ def prepare(
         found = recognise(tree, dataset=dataset, card=card)
         if below:
             where = join(where, found.card.name)
-        if not partial:
-            _check_complete(found, tree.source)
+        _check_names(found, tree.source, partial=partial, force=force)
         signature = _signature(found)
         if not force:
             _check_destination(where)
             if _is_up_to_date(where, signature):
-                return _summary(where, found, skipped=True)
+                return _summary(where, found, (), skipped=True)
         threads = workers or os.cpu_count() or 1
         done = count(1)
         total = sum(len(jobs) for jobs in found.splits.values())
+        names: dict[str, list[str]] = {split: [] for split in found.splits}
         splits = {
-            split: _convert_all(jobs, found.card, threads, split, done, total, progress)
+            split: _named(_convert_all(jobs, found.card, threads, split, done, total, progress), names[split])
             for split, jobs in found.splits.items()
         }
         extra = {_SOURCE: json.dumps({"signature": signature}).encode()}
-        _write(where, found.card, splits, extra, force)
-    return _summary(where, found, skipped=False)
+        notes = _write(where, found.card, splits, names, extra, force)
+    return _summary(where, found, notes, skipped=False)
 
 
-def _check_complete(found: Found, source: Path) -> None:
+def _check_names(found: Found, source: Path, *, partial: bool, force: bool) -> None:
+    """Refuse, before a file is read, what numbers and names already say is wrong or incomplete."""
     images = {split: len(jobs) for split, jobs in found.splits.items()} if found.images is None else found.images
+    # Where a job gives several tiles, their names are known once they are cut.
+    names = {split: [job.name for job in jobs] for split, jobs in found.splits.items()} if found.images is None else {}
+    findings = name_findings(found.card, images, names)
+    if not force and (fatal := [finding for finding in findings if finding.fatal]):
+        raise DataError(f"{source} is wrong: {told(fatal)}")
+    if partial:
+        return
     unknown = found.splits.keys() - images.keys()
     missing = {split: each for split, each in partial_counts(found.card, images).items() if split not in unknown}
     if not missing:
         return
     counts = " and ".join(f"{each['images']} of {each['complete']} {split} images" for split, each in missing.items())
-    more = "".join(f"; {note}" for note in found.notes)
+    more = "".join(f"; {note}" for note in (*found.notes, *(told([finding]) for finding in findings)))
     raise DataError(
         f"{source} holds {counts} of {found.card.title}{more}; complete the download, or give --partial to prepare "
         f"what is there (its results are then marked not comparable)"
@@ -158,6 +168,13 @@ def _convert_all(
             pool.shutdown(cancel_futures=True)
 
 
+def _named(samples: Iterator[Encoded], names: list[str]) -> Iterator[Encoded]:
+    """Pass samples on and keep their names, for the gate."""
+    for sample in samples:
+        names.append(sample.name)
+        yield sample
+
+
 def _signature(found: Found) -> str:
     """Hash of what the files look like from outside: cheap, and different whenever a file was written again."""
     total = hashlib.sha256(json.dumps([_CONVERTER, found.card.to_dict()]).encode())
@@ -187,13 +204,25 @@ def _is_up_to_date(where: str, signature: str) -> bool:
 
 
 def _write(
-    where: str, card: Card, splits: Mapping[str, Iterator[Encoded]], extra: Mapping[str, bytes], force: bool
-) -> None:
-    def keep_what_is_there(manifest: Mapping[str, Any]) -> None:
-        if force or read(where, MANIFEST) is None:
+    where: str,
+    card: Card,
+    splits: Mapping[str, Iterator[Encoded]],
+    names: Mapping[str, Sequence[str]],
+    extra: Mapping[str, bytes],
+    force: bool,
+) -> Sequence[str]:
+    """Write the samples and publish them, unless the integrity gate refuses; returns what it has to say."""
+    notes: list[str] = []
+
+    def approve(manifest: Mapping[str, Any]) -> None:
+        findings = manifest_findings(card, manifest, names)
+        notes.extend(told([finding]) for finding in findings if finding.kind not in ("count", "absent"))
+        if force:
             return
-        there = open_dataset(where)
-        if there.fingerprint != manifest["fingerprint"]:
+        if fatal := [finding for finding in findings if finding.fatal]:
+            raise DataError(f"nothing was written to {where}, as the data set is wrong: {told(fatal)}")
+        there = open_dataset(where) if read(where, MANIFEST) is not None else None
+        if there is not None and there.fingerprint != manifest["fingerprint"]:
             prints = f"fingerprint {there.fingerprint[:12]}, new {manifest['fingerprint'][:12]}"
             raise DataError(
                 f"{where} already holds {there.card.title} with other content ({prints}); "
@@ -201,15 +230,16 @@ def _write(
             )
 
     if is_local(where):
-        write_dataset(Path(where).absolute(), card, splits, extra=extra, before_publishing=keep_what_is_there)
-        return
+        write_dataset(Path(where).absolute(), card, splits, extra=extra, before_publishing=approve)
+        return notes
     with tempfile.TemporaryDirectory(prefix="hrgrid-") as scratch:
         built = Path(scratch) / "data"
-        write_dataset(built, card, splits, extra=extra, before_publishing=keep_what_is_there)
+        write_dataset(built, card, splits, extra=extra, before_publishing=approve)
         upload(built, where, last=MANIFEST)
+    return notes
 
 
-def _summary(where: str, found: Found, *, skipped: bool) -> Prepared:
+def _summary(where: str, found: Found, notes: Sequence[str], *, skipped: bool) -> Prepared:
     dataset = open_dataset(where)
     return Prepared(
         uri=where,
@@ -217,5 +247,5 @@ def _summary(where: str, found: Found, *, skipped: bool) -> Prepared:
         fingerprint=dataset.fingerprint,
         images={split: part["images"] for split, part in dataset.manifest["splits"].items()},
         skipped=skipped,
-        notes=(*found.notes, *dataset.partial),
+        notes=(*found.notes, *dataset.partial, *notes),
     )
