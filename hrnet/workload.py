@@ -14,7 +14,7 @@ from hrnet.catalogue import Recipe, recipes, recipes_for
 from hrnet.data.cards import Card
 from hrnet.errors import DataError, HrnetError
 from hrnet.events import Event
-from hrnet.published import published
+from hrnet.published import BACKBONES, METHOD, published
 
 if TYPE_CHECKING:
     from torch import nn
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from hrnet.training.gang import Gang
 
 __all__ = ["NUMERICS_VERSION", "catalogue", "custom_cards", "evaluate_checkpoint", "gigamacs", "memory_gb",
-           "not_comparable", "problems", "published_metrics", "train_recipe"]  # fmt: skip
+           "not_comparable", "problems", "published_device", "published_links", "published_metrics", "table_columns",
+           "table_section", "train_recipe"]  # fmt: skip
 
 NUMERICS_VERSION = "1"
 """Raised by hand whenever a change makes an unchanged recipe give other numbers; part of every trial's key.
@@ -92,6 +93,42 @@ def published_metrics(name: str) -> dict[str, float] | None:
         "speed/fps": row.fps,
     }
     return {key: value for key, value in metrics.items() if value is not None}
+
+
+_CONFIG = "https://github.com/open-mmlab/mmsegmentation/blob/v1.2.2/configs/hrnet/{name}.py"
+
+
+def published_device(name: str) -> str:
+    """The GPU that the published table names for a recipe; empty where it has no row."""
+    row = published(name)
+    return "" if row is None else row.device
+
+
+def published_links(name: str) -> dict[str, str]:
+    """Where the published configuration, weights and log of a recipe are; empty for a custom data set's."""
+    row = published(name)
+    links = {"checkpoint": row.checkpoint, "log": row.log} if row is not None else {}
+    known = any(recipe.name == name for recipe in recipes())
+    return {"config": _CONFIG.format(name=name), **links} if known else {}
+
+
+def table_section(dataset: str) -> str:
+    """The heading of a data set in the published table; the name itself of a custom one."""
+    from hrnet.data.cards import cards
+
+    known = cards().get(dataset)
+    return dataset if known is None else known.title
+
+
+def table_columns(width: str, schedule: str, crop: tuple[int, int] | None) -> dict[str, str]:
+    """What the published table says of a recipe under its own headings; without a crop, what is known without it."""
+    columns = {
+        "Method": METHOD,
+        "Backbone": BACKBONES.get(width, width),
+        "Crop Size": "" if crop is None else f"{crop[0]}x{crop[1]}",
+        "Lr schd": schedule.replace("k", "000"),
+    }
+    return {heading: text for heading, text in columns.items() if text}
 
 
 def problems(recipe: Recipe, data: str) -> list[tuple[str, str]]:

@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
 
-from jobs._show import number, print_table
+from jobs._show import number, plural, print_table
 from jobs._wiring import HrnetWorkload
 from jobs.ui import DEFAULT_PORT, HOST
 from orchestrator import provenance
 from orchestrator.ledger import Ledger
-from orchestrator.report import Report, collect, to_csv, to_html, to_json, to_markdown
+from orchestrator.report import Report, Row, collect, to_csv, to_html, to_json, to_markdown
 from orchestrator.settings import Settings
 from orchestrator.storage import Storage
 
@@ -26,9 +26,11 @@ PICTURES = 4
 """Overlays per trial in the HTML report."""
 
 _CONDITIONS = (
-    "Scores are percent of the validation split that the data set was prepared with: mIoU single scale, ms+flip "
-    "averaged over six scales and mirrored images.",
-    "Published memory and speed were measured on V100 GPUs by the authors of the published table.",
+    "Scores are percent of the validation split that the data set was prepared with: mIoU single scale, mIoU(ms+flip) "
+    "averaged over six scales and mirrored images. The last checkpoint of a training is evaluated.",
+    "Published memory and speed are of V100 GPUs in single precision, measured by the authors of the table: the most "
+    "that PyTorch allocated on one of four GPUs in training, and images per second at batch 1 without test-time "
+    "augmentation. Rows without them were not measured separately.",
 )
 
 
@@ -86,17 +88,50 @@ def write_report(places: Settings, report: Report, formats: Collection[str] = tu
 
 
 def print_leaderboard(report: Report) -> None:
-    """Print the table on the terminal: reproduced beside published, and the verdicts."""
-    score, flipped = "val/mIoU", "val/mIoU_ms_flip"
-    columns = ("cell", "mIoU", "published", "gap", "ms+flip", "published ms+flip", "verdict")
-    rows = []
-    for row in report.rows:
-        ours, theirs = row.reproduced, row.published
-        scores = (number(ours.get(score)), number(theirs.get(score)), "-" if row.gap is None else f"{row.gap:+.2f}")
-        rows.append((row.name, *scores, number(ours.get(flipped)), number(theirs.get(flipped)), row.verdict))
-    print_table(columns, rows, right=set(columns) - {"cell", "verdict"})
+    """Print the table on the terminal, section by section: reproduced beside published, and the verdicts.
+
+    "publ." is the published number of the column before it. Main facts alone; the written forms hold all.
+    """
+    several = any(row.score and row.score.sd is not None for row in report.rows)
+    columns = (
+        "cell",
+        "mIoU",
+        *(["sd"] if several else []),
+        "publ.",
+        "gap",
+        "ms+flip",
+        "publ. ",
+        "Mem",
+        "fps",
+        "verdict",
+    )
+    lines: list[tuple[str, ...]] = []
+    for section, rows in report.sections.items():
+        lines += [(section,)] if section else []
+        lines += [_leaderboard_line(row, several=several) for row in rows]
+    print_table(columns, lines, right=set(columns) - {"cell", "verdict"})
+    if len(report.rows) > 1:
+        print(report.summary)
     for reason in report.shared_reasons:
         print(f"not comparable: {reason}")
-    for row in report.rows:
-        if row.error:
-            print(f"{row.name} failed: {row.error.strip().splitlines()[0]}")
+    for reason, cells in report.notes.items():
+        print(f"not comparable ({cells[0] if len(cells) == 1 else plural(len(cells), 'cell')}): {reason}")
+    for trial in (trial for row in report.rows for trial in row.trials):
+        if trial.error:
+            print(f"{trial.name} failed: {trial.error.strip().splitlines()[0]}")
+
+
+def _leaderboard_line(row: Row, *, several: bool) -> tuple[str, ...]:
+    score, flipped, theirs = row.score, row.score_ms_flip, row.published
+    return (
+        row.cell,
+        number(None if score is None else score.mean),
+        *([number(None if score is None else score.sd)] if several else []),
+        number(theirs.get("val/mIoU")),
+        "-" if row.gap is None else f"{row.gap:+.2f}",
+        number(None if flipped is None else flipped.mean),
+        number(theirs.get("val/mIoU_ms_flip")),
+        "n/a" if row.memory_on_cpu else number(row.memory, 1),
+        number(row.speed, 1),
+        row.verdict,
+    )

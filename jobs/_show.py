@@ -24,7 +24,7 @@ def console() -> Console:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Collection[str] = ()) -> None:
-    """Print a table; the columns named in `right` are aligned to the right."""
+    """Print a table; the columns named in `right` are aligned to the right, and a row of one cell is a heading."""
     from rich.table import Table
     from rich.text import Text
 
@@ -32,7 +32,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, right:
     for column in columns:
         table.add_column(column, justify="right" if column in right else "left", no_wrap=True)
     for row in rows:
-        table.add_row(*(Text(value) for value in row))
+        table.add_row(*(Text(value) for value in row), style="bold" if len(row) == 1 < len(columns) else None)
     console().print(table)
 
 

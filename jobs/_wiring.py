@@ -12,7 +12,7 @@ from hrnet import workload as science
 from hrnet.catalogue import Recipe
 from hrnet.events import Event
 from orchestrator.settings import Settings, absolute_uri, make_settings
-from orchestrator.workload import Cell, Estimate, Problem, Spec
+from orchestrator.workload import Cell, Estimate, Facts, Problem, Spec
 
 __all__ = ["HrnetWorkload", "settings", "workload"]
 
@@ -89,6 +89,17 @@ class HrnetWorkload:
     def published(self, cell: Cell) -> Mapping[str, float] | None:
         """The published numbers of the cell's recipe."""
         return science.published_metrics(cell.name)
+
+    def facts(self, cell: Cell) -> Facts:
+        """What the published table says of the cell's recipe beside its numbers."""
+        recipe = _catalogue(self.data).get(cell.name)
+        dataset, width, schedule = (cell.facets.get(facet, "") for facet in ("dataset", "width", "schedule"))
+        return Facts(
+            section=science.table_section(dataset),
+            columns=science.table_columns(width, schedule, None if recipe is None else recipe.crop),
+            device=science.published_device(cell.name),
+            links=science.published_links(cell.name),
+        )
 
 
 @functools.cache

@@ -13,7 +13,7 @@ from orchestrator.errors import UsageError
 from orchestrator.ledger import Ledger
 from orchestrator.storage import Storage
 
-HELP = "Write the leaderboard of a benchmark: reproduced beside published numbers, with a verdict per cell."
+HELP = "Write the published table with a benchmark's own numbers beside it, and a verdict per cell."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,7 +21,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_storage(parser)
     add_name(parser, default="the storage's only one, or $HRGRID_BENCHMARK")
     parser.add_argument("--format", default="html,md,csv,json", metavar="F[,F...]", help="default: %(default)s")
-    parser.add_argument("--every-cell", action="store_true", help="list cells that were never launched, too")
+    parser.add_argument(
+        "--every-cell",
+        action="store_true",
+        help="list all cells of the published table, also those never launched (default: the benchmark's own)",
+    )
     add_json(parser)
 
 

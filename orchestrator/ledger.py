@@ -68,6 +68,11 @@ class TrialRecord:
         """The tracking run."""
         return (self.result or {}).get("run_id") or (self.progress or {}).get("run_id")
 
+    @property
+    def device(self) -> str | None:
+        """What it was computed on, as its workers said."""
+        return (self.progress or {}).get("device")
+
 
 @dataclass(frozen=True, slots=True)
 class Ledger:

@@ -7,14 +7,17 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Final
 
 import psutil
 
-__all__ = ["Gpus", "Sampler", "machine"]
+__all__ = ["Gpus", "Sampler", "device", "machine"]
 
 GB: Final = 1e9
 _LIBRARY: Final = "libnvidia-ml.so.1"
+_NAME_BYTES: Final = 96
+"""NVML_DEVICE_NAME_V2_BUFFER_SIZE of nvml.h."""
 
 
 class _Utilization(ctypes.Structure):
@@ -60,6 +63,14 @@ class Gpus:
                 handles.append(handle)
         return handles
 
+    @property
+    def name(self) -> str | None:
+        """Product name of the first GPU, such as `NVIDIA H200`; None without a GPU."""
+        text = ctypes.create_string_buffer(_NAME_BYTES)
+        if not self._handles or self._nvml.nvmlDeviceGetName(self._handles[0], text, _NAME_BYTES) != 0:
+            return None
+        return text.value.decode()
+
     def read(self) -> dict[str, float]:
         """Mean utilisation in percent, largest memory in use in units of 1e9 bytes, power of all in watts."""
         busy, memory, power = [], [], []
@@ -91,6 +102,18 @@ def machine(gpus: Gpus | None = None) -> dict[str, float]:
         "disk_free_gb": psutil.disk_usage("/").free / GB,
     }
     return sample | (gpus.read() if gpus is not None else {})
+
+
+def device(gpus: Gpus) -> str:
+    """What a worker that sees these GPUs computes on: a GPU's name, or `CPU` and, where Linux tells it, its model."""
+    if gpus.name is not None:
+        return gpus.name
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return "CPU"
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"CPU, {models[0]}" if models else "CPU"
 
 
 class Sampler:

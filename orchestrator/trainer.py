@@ -18,7 +18,7 @@ import psutil
 from orchestrator.errors import StorageError
 from orchestrator.ledger import Ledger
 from orchestrator.plan import PlannedTrial
-from orchestrator.report import Row
+from orchestrator.report import Trial
 from orchestrator.runstore import flatten
 from orchestrator.settings import Settings
 from orchestrator.storage import Storage
@@ -264,16 +264,14 @@ def _verdict(workload: Workload, planned: PlannedTrial, outcome: TrialOutcome) -
     if outcome.state not in ("finished", "failed", "stopped"):
         return outcome.state
     spec = planned.spec
-    row = Row(
+    trial = Trial(
         cell=spec.cell.name,
         key=planned.key,
-        facets=spec.cell.facets,
         state=outcome.state,
-        published=workload.published(spec.cell) or {},
-        reproduced=outcome.metrics,
+        metrics=outcome.metrics,
         not_comparable=spec.not_comparable,
     )
-    return row.verdict
+    return trial.verdict(workload.published(spec.cell) or {})
 
 
 def _published(workload: Workload, planned: PlannedTrial, outcome: TrialOutcome) -> dict[str, float]:

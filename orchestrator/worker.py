@@ -21,6 +21,7 @@ from orchestrator.keeper import Keeper
 from orchestrator.ledger import Ledger
 from orchestrator.settings import Settings
 from orchestrator.storage import Storage
+from orchestrator.telemetry import Gpus, device
 from orchestrator.triallog import TrialLog
 from orchestrator.workload import Event, Json, Spec, Workload
 
@@ -61,7 +62,7 @@ class _Progress:
         self._document: dict[str, Json] = {
             "state": "running", "phase": "training", "step": 0, "total": 0, "metrics": {}, "cell": job.spec.cell.name,
             "run_id": job.run_id, "workers": job.workers, "host": socket.gethostname(), "pid": os.getpid(),
-            "owner": job.owner, "lease": job.lease, "started": time.time(),
+            "owner": job.owner, "lease": job.lease, "started": time.time(), "device": device(Gpus()),
         }  # fmt: skip
         self._guard = threading.Lock()
         self._end = threading.Event()

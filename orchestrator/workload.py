@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-__all__ = ["Cell", "Estimate", "Event", "Json", "Problem", "Spec", "Workload"]
+__all__ = ["Cell", "Estimate", "Event", "Facts", "Json", "Problem", "Spec", "Workload"]
 
 Json = Any
 """A value that `json.dumps` takes: None, bool, int, float, str, or lists and string-keyed dicts of these."""
@@ -85,6 +85,23 @@ class Problem:
     """One sentence: what is wrong, the value seen, what to do."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Facts:
+    """What a published table says of a cell beside its metrics, as text to print; all may be empty."""
+
+    section: str = ""
+    """Heading that the cell stands under."""
+
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """Heading of a column to its text, in the order of the table."""
+
+    device: str = ""
+    """What the published memory and speed were measured on."""
+
+    links: Mapping[str, str] = field(default_factory=dict)
+    """Name (for HRNet: config, checkpoint, log) to address."""
+
+
 class Event(Protocol):
     """One thing that a training or an evaluation tells; every rank yields the same events in the same order."""
 
@@ -144,3 +161,7 @@ class Workload(Protocol):
 
     def published(self, cell: Cell) -> Mapping[str, float] | None:
         """Published metrics of the cell under the same names as `evaluate` gives, or None."""
+
+    def facts(self, cell: Cell) -> Facts:
+        """Everything else that the published table says of the cell; of one that the workload no longer has, what its
+        name and facets tell."""

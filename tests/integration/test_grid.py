@@ -111,7 +111,7 @@ def test_a_run_shows_what_a_person_looks_for(grid: Grid) -> None:
     assert {"task", "shape", "plan"} <= set(run.tags)
     assert run.tags["mlflow.source.git.commit"] == "0123abc"
     assert run.tags["hrgrid.host"] == "laptop"
-    assert run.tags["hrgrid.verdict"] == "reproduced"
+    assert run.tags["hrgrid.verdict"] == "above"
     assert grid.runs["thin-add-long"].tags["hrgrid.verdict"] == "failed"
 
 

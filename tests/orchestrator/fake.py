@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from orchestrator.workload import Cell, Estimate, Json, Problem, Spec
+from orchestrator.workload import Cell, Estimate, Facts, Json, Problem, Spec
 
 DEFAULTS: dict[str, Json] = {
     "steps": 8, "batch": 4, "workers": 2, "interval": 2, "rate": 0.5,
@@ -90,6 +90,9 @@ class FakeWorkload:
         if cell.facets["task"] == "sort":
             return None
         return {"val/mIoU": 70.0, "val/mIoU_ms_flip": 71.0, "speed/fps": 20.0, "speed/train_mem_gb": 2.0}
+
+    def facts(self, cell: Cell) -> Facts:
+        return Facts()
 
 
 def _score(value: float) -> float:

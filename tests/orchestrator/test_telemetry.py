@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
-from orchestrator.telemetry import Gpus, Sampler, machine
+from orchestrator.telemetry import Gpus, Sampler, device, machine
 
 
 def test_a_sample_holds_plausible_numbers() -> None:
@@ -21,6 +21,8 @@ def test_no_gpu_or_none_visible_is_an_empty_reading() -> None:
     gpus = Gpus(visible="")
     assert len(gpus) == 0
     assert gpus.read() == {}
+    assert gpus.name is None
+    assert device(gpus).split(",")[0] == "CPU"
 
 
 def test_the_sampler_counts_seconds_from_the_start_of_the_run() -> None:

@@ -1,0 +1,71 @@
+"""From the ledger and the workload's published facts to the rows of the table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from orchestrator.ledger import Entry, Ledger, TrialRecord
+from orchestrator.report.rows import Row, Trial
+from orchestrator.workload import Cell, Workload
+
+__all__ = ["collect"]
+
+
+def collect(
+    ledger: Ledger,
+    benchmark: str,
+    workload: Workload,
+    *,
+    run_url: Callable[[str], str | None] = lambda _: None,
+    pictures: int = 0,
+    every_cell: bool = False,
+) -> list[Row]:
+    """Return one row per cell of a benchmark in the workload's order; cells that it no longer has follow.
+
+    `run_url` turns a run id into the address of its page; `pictures` is how many to take per trial; with `every_cell`
+    cells without a trial are rows too. Raises StorageError.
+    """
+    known = {cell.name: cell for cell in workload.cells()}
+    entries: dict[str, list[Entry]] = {name: [] for name in known} if every_cell else {}
+    for entry in ledger.benchmark(benchmark):
+        entries.setdefault(entry.cell, []).append(entry)
+    records = ledger.trials(entry.key for several in entries.values() for entry in several)
+    order = {name: place for place, name in enumerate(known)}
+    rows = []
+    for name in sorted(entries, key=lambda name: order.get(name, len(order))):
+        cell = known.get(name) or Cell(name=name, facets=entries[name][0].facets)
+        published = workload.published(cell) if name in known else None
+        trials = [
+            _trial(entry, records[entry.key], ledger.pictures(entry.key, pictures) if pictures else {}, run_url)
+            for entry in sorted(entries[name], key=lambda entry: entry.seed)
+        ]
+        rows.append(
+            Row(
+                cell=name,
+                facets=cell.facets,
+                facts=workload.facts(cell),
+                published=published or {},
+                trials=tuple(trials),
+            )
+        )
+    return rows
+
+
+def _trial(
+    entry: Entry, record: TrialRecord, pictures: Mapping[str, bytes], run_url: Callable[[str], str | None]
+) -> Trial:
+    progress = record.progress or {}
+    return Trial(
+        cell=entry.cell,
+        key=entry.key,
+        seed=entry.seed,
+        state=record.state,
+        metrics=record.metrics,
+        not_comparable=tuple((record.spec or {}).get("not_comparable", ())),
+        step=progress.get("step"),
+        total=progress.get("total"),
+        error=(record.result or {}).get("error") if record.state == "failed" else None,
+        device=record.device,
+        run_url=run_url(record.run_id) if record.run_id else None,
+        pictures=pictures,
+    )
