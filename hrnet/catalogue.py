@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from hrnet.errors import RecipeError, suggestion
 from hrnet.families import FAMILIES
-from hrnet.fields import RULES, parse, show
+from hrnet.fields import RULES, name_hash, parse, show
 
 if TYPE_CHECKING:
     from hrnet.data.cards import Card
@@ -46,6 +46,7 @@ NO_EFFECT_ON_SCORES = frozenset(
 _LATER = frozenset({"speed_images"})
 """Fields that recipes stored earlier lack; none has an effect on scores, so their defaults hold."""
 
+_PRETRAINED_FIELDS = frozenset({"pretrained", "pretrained_sha256"})
 _FIXED = frozenset({"name", "dataset", "width", "schedule", "num_classes", "reduce_zero_label", "ignore_index"})
 _GPUS = 4
 """GPUs of every published configuration."""
@@ -129,7 +130,9 @@ class Recipe:
     ignore_index: int = 255
     """Label that neither loss nor scores count."""
     pretrained: str | None = None
-    """URL or file of the backbone's ImageNet weights; None trains from scratch."""
+    """File, URL or S3 URI of the weights that the backbone starts from; None trains from scratch."""
+    pretrained_sha256: str | None = None
+    """First hexadecimal digits (8 to 64) of those weights' SHA-256; None where they are not known yet."""
     conventions: Literal["0.x", "1.x"] = "0.x"
     """Release line of the reference: 0.x made the published table. They differ in the end of the learning rate's decay
     (k/T or k/(T-1)), in padding voc12aug after or before normalisation, and in the sizes of the multi-scale evaluation
@@ -147,6 +150,11 @@ class Recipe:
             value = getattr(self, name)
             if not rule.accepts(value):
                 raise RecipeError(f"recipe {self.name}: {name} must be {rule.allowed}, got {value!r}")
+        if self.pretrained is None and self.pretrained_sha256 is not None:
+            raise RecipeError(
+                f"recipe {self.name}: pretrained_sha256 must be none where pretrained is none, "
+                f"got {self.pretrained_sha256!r}"
+            )
         if self.test_mode == "slide":
             self._check_slide()
 
@@ -170,6 +178,9 @@ class Recipe:
         for name in values:
             if name not in _FIELDS:
                 raise RecipeError(f"recipe {label} has an unknown field {name!r}{suggestion(name, _FIELDS)}")
+        if "pretrained_sha256" not in values and "pretrained" in values:
+            # Recipes of before this field was added name the published weights, with the hash in the name.
+            values = {**values, "pretrained_sha256": name_hash(values["pretrained"] or "")}
         missing = sorted(set(_FIELDS) - set(values) - _LATER)
         if missing:
             raise RecipeError(f"recipe {label} lacks the field {missing[0]!r}; write it with Recipe.to_dict")
@@ -181,12 +192,15 @@ class Recipe:
 
         Sizes are written `256x512`, lists `0.5,1.0`, nothing `none`, booleans `true` or `false`; `x0.001` multiplies
         the field's own value (whole numbers are rounded and at least 1). If `max_iters` changes, the intervals of
-        validation and checkpoints follow at a tenth of it, as published, unless they are given. Raises `RecipeError`.
+        validation and checkpoints follow at a tenth of it, as published, unless they are given. If `pretrained`
+        changes, its hash is the one that the name ends with, unless it is given. Raises `RecipeError`.
         """
         changed = {name: self._parse(name, text) for name, text in overrides.items()}
         if "max_iters" in changed:
             tenth = max(1, changed["max_iters"] // 10)
             changed = {"val_interval": tenth, "checkpoint_interval": tenth, **changed}
+        if "pretrained" in changed:
+            changed = {"pretrained_sha256": name_hash(changed["pretrained"] or ""), **changed}
         return replace(self, **changed)
 
     def _parse(self, name: str, text: str) -> Any:
@@ -205,11 +219,35 @@ class Recipe:
 
     def differences(self, published: Recipe) -> tuple[str, ...]:
         """Return a phrase such as `max_iters 20 instead of 40000` per field that makes scores incomparable."""
-        return tuple(
+        phrases = tuple(
             f"{name} {show(getattr(self, name))} instead of {show(getattr(published, name))}"
             for name in _FIELDS
-            if name not in NO_EFFECT_ON_SCORES | {"name"} and getattr(self, name) != getattr(published, name)
+            if name not in NO_EFFECT_ON_SCORES | _PRETRAINED_FIELDS | {"name"}
+            and getattr(self, name) != getattr(published, name)
         )
+        start = self._other_start(published)
+        return phrases if start is None else (*phrases, start)
+
+    def same_start(self, other: Recipe) -> bool:
+        """Whether both start from the same weights, wherever they lie: both from none, or from one content."""
+        if self.pretrained is None or other.pretrained is None:
+            return self.pretrained is other.pretrained
+        first, second = self.pretrained_sha256, other.pretrained_sha256
+        if first is None or second is None:
+            return self.pretrained == other.pretrained
+        return first.startswith(second) or second.startswith(first)
+
+    def _other_start(self, published: Recipe) -> str | None:
+        if self.same_start(published):
+            return None
+        return f"{_start(self)} instead of {_start(published)}"
+
+
+def _start(recipe: Recipe) -> str:
+    if recipe.pretrained is None:
+        return "trained from scratch"
+    hashed = f" (SHA-256 {recipe.pretrained_sha256[:8]}...)" if recipe.pretrained_sha256 else ""
+    return f"started from {recipe.pretrained.rsplit('/', 1)[-1]}{hashed}"
 
 
 _FIELDS: Mapping[str, str] = MappingProxyType({field.name: str(field.type) for field in fields(Recipe)})
@@ -249,6 +287,7 @@ def _build(dataset: str, width: Width, thousands: int) -> Recipe:
         slide_stride=family.slide_stride,
         reduce_zero_label=family.reduce_zero_label,
         pretrained=_PRETRAINED[width],
+        pretrained_sha256=name_hash(_PRETRAINED[width]),
     )
 
 

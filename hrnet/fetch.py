@@ -1,4 +1,8 @@
-"""Download a file once, safely: resumed where it broke off, checked against its hash, complete or absent."""
+"""Weights from wherever they are named: a path, an http(s) URL or an S3 URI.
+
+Remote files are downloaded once, safely: resumed where they broke off, checked against their hash, complete or absent.
+`$HRGRID_WEIGHTS_MIRROR` names a server to ask in place of OpenMMLab's, for clusters without a way out.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +10,36 @@ import fcntl
 import hashlib
 import http.client
 import os
-import re
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import unquote, urlsplit
 
 from hrnet.errors import WeightsError
+from hrnet.fields import name_hash
 
-__all__ = ["cache_folder", "check_sha256", "fetch", "is_url", "name_hash", "reachable"]
+if TYPE_CHECKING:
+    import pyarrow.fs as pafs
+
+__all__ = [
+    "cache_folder",
+    "check_sha256",
+    "fetch",
+    "is_remote",
+    "local_copy",
+    "mirrored",
+    "name_hash",
+    "reachable",
+    "sha256_of",
+]
+
+MIRROR = "HRGRID_WEIGHTS_MIRROR"
+"""Environment variable: what stands in place of `PUBLISHER` in every URL."""
+PUBLISHER = "https://download.openmmlab.com"
 
 _CHUNK = 1 << 20
 _TRIES = 5
@@ -24,15 +47,17 @@ _TIMEOUT_SECONDS = 30.0
 _PROBE_SECONDS = 10.0
 
 
-def is_url(source: str) -> bool:
-    """Whether a source is fetched over http or https rather than read from disk."""
-    return urlsplit(source).scheme in ("http", "https")
+def is_remote(source: str) -> bool:
+    """Whether a source is fetched (http, https or s3) rather than read from disk."""
+    return urlsplit(source).scheme in ("http", "https", "s3")
 
 
-def name_hash(uri: str) -> str | None:
-    """Return the eight digits of SHA-256 that a published file's name ends with (`...-b5a04e21.pth`), if it does."""
-    found = re.search(r"-([0-9a-f]{8})\.pth$", urlsplit(uri).path)
-    return found[1] if found else None
+def mirrored(uri: str) -> str:
+    """Return where a URI is really asked for: OpenMMLab's below `$HRGRID_WEIGHTS_MIRROR` (URL, S3 URI or folder)."""
+    mirror = os.environ.get(MIRROR)
+    if mirror and uri.startswith(f"{PUBLISHER}/"):
+        return mirror.rstrip("/") + uri.removeprefix(PUBLISHER)
+    return uri
 
 
 def cache_folder() -> Path:
@@ -42,27 +67,50 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hrgrid" / "weights"
 
 
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a local file in hexadecimal; raises WeightsError if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except (FileNotFoundError, IsADirectoryError):
+        raise WeightsError(f"there is no weights file {path}; check the path") from None
+    except OSError as error:
+        raise WeightsError(f"cannot read {path}: {error.strerror or error}") from None
+
+
 def check_sha256(path: Path, prefix: str) -> None:
     """Raise `WeightsError` if the file's SHA-256 does not begin with `prefix`."""
-    if not path.is_file():
-        raise WeightsError(f"there is no weights file {path}; check the path")
-    actual = _sha256(path)
+    actual = sha256_of(path)
     if not actual.startswith(prefix.lower()):
         raise WeightsError(f"{path} has the SHA-256 {actual[:16]}..., expected {prefix}...; fetch it again")
 
 
+def local_copy(source: str, sha256_prefix: str | None = None) -> Path:
+    """Return a path that holds a source's content, fetched into the cache folder where it is remote.
+
+    The hash that is given, or that the name of a remote file ends with, is verified. Raises `WeightsError`.
+    """
+    prefix = sha256_prefix or (name_hash(source) if is_remote(source) else None)
+    source = mirrored(source)
+    if is_remote(source):
+        return fetch(source, cache_folder(), prefix)
+    if prefix is not None:
+        check_sha256(Path(source), prefix)
+    return Path(source)
+
+
 def fetch(uri: str, cache_dir: str | Path, sha256_prefix: str | None = None) -> Path:
-    """Return the local copy of an http(s) file, downloaded into `cache_dir` unless it is there already.
+    """Return the local copy of a remote file, downloaded into `cache_dir` unless it is there already.
 
     A broken connection is continued where it broke off, up to five times within a call; with a hash to check the
     result against, the next call continues too. Processes that fetch the same file wait for the first one. A file that
-    does not match its hash is deleted. Raises `WeightsError`.
+    does not match its hash is deleted. Files without a hash are kept apart by where they come from. Raises
+    `WeightsError`.
     """
-    if not is_url(uri):
-        raise WeightsError(f"cannot fetch {uri!r}: only http and https are known; give a path or such a URL")
-    folder = Path(cache_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    target = _target(uri, folder)
+    if not is_remote(uri):
+        raise WeightsError(f"cannot fetch {uri!r}: only http, https and s3 are known; give a path or such a URL")
+    target = _target(uri, Path(cache_dir), sha256_prefix)
+    target.parent.mkdir(parents=True, exist_ok=True)
     if _is_good(target, sha256_prefix):
         return target
     partial = target.with_name(target.name + ".part")
@@ -77,13 +125,19 @@ def fetch(uri: str, cache_dir: str | Path, sha256_prefix: str | None = None) -> 
     return target
 
 
-def reachable(source: str) -> None:
-    """Raise `WeightsError` unless a path exists, or a URL is in the cache folder or answered by its server."""
-    if not is_url(source):
+def reachable(source: str, sha256_prefix: str | None = None) -> None:
+    """Raise `WeightsError` unless a path exists, or a remote file is in the cache folder or answered for."""
+    prefix = sha256_prefix or name_hash(source)
+    source = mirrored(source)
+    if not is_remote(source):
         if not Path(source).is_file():
             raise WeightsError(f"there is no weights file {source}; check the path")
         return
-    if _target(source, cache_folder()).is_file():
+    if _target(source, cache_folder(), prefix).is_file():
+        return
+    if source.startswith("s3://"):
+        with _explained(source):
+            _s3_size(*_s3(source))
         return
     try:
         urllib.request.urlopen(urllib.request.Request(source, method="HEAD"), timeout=_PROBE_SECONDS).close()
@@ -95,25 +149,32 @@ def reachable(source: str) -> None:
         raise WeightsError(f"cannot fetch {source}: {reason}; check the network, or give a file's path") from None
 
 
-def _target(uri: str, folder: Path) -> Path:
+def _target(uri: str, folder: Path, prefix: str | None) -> Path:
     name = unquote(urlsplit(uri).path).rsplit("/", 1)[-1]
     if name in ("", ".", ".."):
         raise WeightsError(f"cannot fetch {uri!r}: it names no file")
+    if prefix is None:
+        # Nothing says that files of one name are one file.
+        folder = folder / hashlib.sha256(uri.encode()).hexdigest()[:16]
     return folder / name
 
 
 def _is_good(target: Path, prefix: str | None) -> bool:
-    return target.is_file() and (prefix is None or _sha256(target).startswith(prefix.lower()))
+    return target.is_file() and (prefix is None or sha256_of(target).startswith(prefix.lower()))
 
 
 def _accept(uri: str, partial: Path, target: Path, prefix: str | None) -> None:
-    if prefix is not None and not (actual := _sha256(partial)).startswith(prefix.lower()):
+    if prefix is not None and not (actual := sha256_of(partial)).startswith(prefix.lower()):
         partial.unlink()
         raise WeightsError(f"{uri} has the SHA-256 {actual[:16]}..., expected {prefix}...; it was not kept")
     os.replace(partial, target)
 
 
 def _download(uri: str, file: BinaryIO) -> None:
+    if uri.startswith("s3://"):
+        with _explained(uri):
+            _transfer_s3(uri, file)
+        return
     for attempt in range(_TRIES):
         try:
             _transfer(uri, file)
@@ -161,6 +222,38 @@ def _transfer(uri: str, file: BinaryIO) -> None:
         raise http.client.IncompleteRead(b"", int(expected) - received)
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _transfer_s3(uri: str, file: BinaryIO) -> None:
+    """Append the rest of an object; start over if what is here is longer. pyarrow tries again by itself."""
+    filesystem, path = _s3(uri)
+    size = _s3_size(filesystem, path)
+    if file.seek(0, os.SEEK_END) > size:
+        file.truncate(0)
+    with filesystem.open_input_file(path) as source:
+        source.seek(file.seek(0, os.SEEK_END))
+        while chunk := source.read(_CHUNK):
+            file.write(chunk)
+    file.flush()
+
+
+def _s3(uri: str) -> tuple[pafs.FileSystem, str]:
+    import pyarrow.fs as pafs
+
+    filesystem, path = pafs.FileSystem.from_uri(uri)
+    return filesystem, path
+
+
+def _s3_size(filesystem: pafs.FileSystem, path: str) -> int:
+    info = filesystem.get_file_info(path)
+    if not info.is_file:
+        raise FileNotFoundError("there is no such object")
+    return int(info.size)
+
+
+@contextmanager
+def _explained(uri: str) -> Iterator[None]:
+    import pyarrow as pa
+
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        raise WeightsError(f"cannot fetch {uri}: {error}; check the name, the endpoint and the credentials") from None

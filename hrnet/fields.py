@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-__all__ = ["RULES", "Rule", "parse", "show"]
+__all__ = ["RULES", "Rule", "name_hash", "parse", "show"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,12 @@ def show(value: object) -> str:
     if isinstance(value, bool) or value is None:
         return str(value).lower()
     return str(value)
+
+
+def name_hash(source: str) -> str | None:
+    """Return the eight digits of SHA-256 that a published file's name ends with (`...-b5a04e21.pth`), if it does."""
+    found = re.search(r"-([0-9a-f]{8})\.(?:pth|pt|safetensors)(?:[?#].*)?$", source)
+    return found[1] if found else None
 
 
 def _multiply(value: Any, factor: float) -> Any:
@@ -125,6 +132,10 @@ def _optional(rule: Rule) -> Rule:
 
 _FLAG = Rule(lambda value: isinstance(value, bool), "true or false")
 _TEXT = Rule(lambda value: isinstance(value, str) and value != "", "text")
+_HASH = Rule(
+    lambda value: isinstance(value, str) and re.fullmatch(r"[0-9a-f]{8,64}", value) is not None,
+    "8 to 64 hexadecimal digits in lower case",
+)
 _MILLION = 10_000_000
 
 RULES: Mapping[str, Rule] = MappingProxyType(
@@ -163,6 +174,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "reduce_zero_label": _FLAG,
         "ignore_index": Rule(lambda value: value == 255 and _is_int(value), "255"),
         "pretrained": _optional(_TEXT),
+        "pretrained_sha256": _optional(_HASH),
         "conventions": _words("0.x", "1.x"),
         "precision": _words("fp32", "bf16"),
         "val_limit": _optional(_whole(1, _MILLION)),

@@ -1,35 +1,30 @@
-"""Weights in and out: OpenMMLab's trained segmentors, ImageNet backbones of OpenMMLab, the official HRNet and timm.
+"""Weights into a model: OpenMMLab's trained segmentors, ImageNet backbones of OpenMMLab, the official HRNet and timm.
 
-Files are read with torch's restricted unpickler only, which cannot run code.
+Files are read so that they cannot run code (`hrnet.safeload`). Every load says what became of every entry, and fails
+where the backbone was not filled.
 """
 
 from __future__ import annotations
 
-import pickle
-import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from hrnet.errors import WeightsError
-from hrnet.fetch import cache_folder, check_sha256, fetch, is_url, name_hash, reachable
-from hrnet.model.backbone import LAYOUTS
+from hrnet.fetch import fetch, local_copy, reachable
 from hrnet.model.segmentor import HRNetSegmentor
+from hrnet.weightsfile import WeightsFile, open_weights
 
-__all__ = ["LoadReport", "fetch", "load_weights", "reachable", "read_state_dict", "save_weights"]
+__all__ = ["LoadReport", "fetch", "load_weights", "put_weights", "reachable", "read_state_dict", "save_weights"]
 
-_FOREIGN = {
-    "incre_modules": "classification head of the backbone's pretraining",
-    "downsamp_modules": "classification head of the backbone's pretraining",
-    "final_layer": "classification head of the backbone's pretraining",
-    "classifier": "classification head of the backbone's pretraining",
-}
+_CLASSIFIER = "classification head of the backbone's pretraining"
+_FOREIGN = dict.fromkeys(("incre_modules", "downsamp_modules", "final_layer", "classifier"), _CLASSIFIER)
+_TRAINING = "state of the training that wrote the file"
+_HEAD = "head of a segmentor; the backbone alone was asked for"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,32 +43,54 @@ class LoadReport:
     """Entries of the file that no model of this kind has; they were left out."""
     ignored: Mapping[str, str] = field(default_factory=dict)
     """Entries of the file that were left out on purpose, with the reason."""
+    what: str = ""
+    """The file in words: who wrote it, width, classes, hash."""
+    trained_here: bool = False
+    """Whether hrgrid trained these weights."""
+    sha256: str = ""
+    """The file's hash in hexadecimal."""
+
+    def summary(self) -> str:
+        """Return a few lines for people: what was loaded, left as it was, ignored and unknown, and why."""
+        lines = [
+            f"weights {self.source} ({self.what})" if self.what else f"weights {self.source}",
+            f"  loaded: {len(self.loaded)} of {len(self.loaded) + len(self.missing)} entries ({_parts(self.loaded)})",
+        ]
+        if self.missing:
+            lines.append(f"  not in the file, left as initialised: {_parts(self.missing)}")
+        for reason in dict.fromkeys(self.ignored.values()):
+            names = [name for name, why in self.ignored.items() if why == reason]
+            lines.append(f"  ignored: {_parts(names)}: {reason}")
+        if self.unexpected:
+            lines.append(f"  unknown, left out: {_parts(self.unexpected)}")
+        return "\n".join(lines)
 
 
-def load_weights(model: HRNetSegmentor, source: str | Path, sha256_prefix: str | None = None) -> LoadReport:
-    """Load a file or an http(s) URL into a model; the model is untouched if anything does not fit.
+def load_weights(
+    model: HRNetSegmentor, source: str | Path, sha256_prefix: str | None = None, *, backbone_only: bool = False
+) -> LoadReport:
+    """Load a file, an http(s) URL or an S3 URI into a model; the model is untouched if anything does not fit.
 
     A segmentor's file must fit entry by entry. A backbone's may have the entries of its classification head, which are
-    ignored. A URL is fetched once into the cache folder; its name's hash (`...-b5a04e21.pth`) is verified.
+    ignored. What is remote is fetched once into the cache folder; its name's hash (`...-b5a04e21.pth`) is verified.
 
     Args:
         model: where the weights go.
-        source: path or URL of a `.pth` file.
+        source: a `.pth`, `.pt` or `.safetensors` file.
         sha256_prefix: first hexadecimal digits that the file's SHA-256 must have.
+        backbone_only: leave the head as it is, also where the file has one.
 
     Raises:
         WeightsError: no such file, an interrupted download, a damaged or unsafe file, or weights of another network.
     """
-    if is_url(str(source)):
-        path = fetch(str(source), cache_folder(), sha256_prefix or name_hash(str(source)))
-    else:
-        path = Path(source)
-        if sha256_prefix is not None:
-            check_sha256(path, sha256_prefix)
-    entries = read_state_dict(path)
-    if any(name.startswith("decode_head.") for name in entries):
-        return _load_segmentor(model, entries, path)
-    return _load_backbone(model, entries, path)
+    return put_weights(model, open_weights(local_copy(str(source), sha256_prefix)), backbone_only=backbone_only)
+
+
+def put_weights(model: HRNetSegmentor, file: WeightsFile, *, backbone_only: bool = False) -> LoadReport:
+    """Load a file that was read; see `load_weights`."""
+    if file.kind == "segmentor" and not backbone_only:
+        return _load_segmentor(model, file)
+    return _load_backbone(model, file)
 
 
 def save_weights(model: HRNetSegmentor, path: str | Path) -> None:
@@ -85,93 +102,43 @@ def save_weights(model: HRNetSegmentor, path: str | Path) -> None:
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a weights file, without the `module.` that data-parallel training puts before names."""
-    content = _read(path)
-    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]
-    if not isinstance(content, Mapping) or not content:
-        raise WeightsError(f"{path} holds no state dict but {type(content).__name__}; give a file of named tensors")
-    for name, value in content.items():
-        if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise WeightsError(f"{path} holds no state dict: entry {name!r} is {type(value).__name__}, not a tensor")
-    return {name.removeprefix("module."): value for name, value in content.items()}
+    return dict(open_weights(path).entries)
 
 
-def _read(path: Path) -> Any:
-    if not path.is_file():
-        raise WeightsError(f"there is no weights file {path}; check the path")
-    try:
-        with _numpy_scalars():
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL (\S+)", str(error))
-        if found:
-            raise WeightsError(
-                f"{path} was refused: it holds an object of type {found[1]}, and loading such objects can run code; "
-                "save only its state dict again where you trust it"
-            ) from None
-        raise WeightsError(_damaged(path)) from None
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError, AttributeError, IndexError, TypeError):
-        raise WeightsError(_damaged(path)) from None
-
-
-def _damaged(path: Path) -> str:
-    return f"{path} is damaged or no torch file ({path.stat().st_size} bytes); fetch it again"
-
-
-@contextmanager
-def _numpy_scalars() -> Iterator[None]:
-    """Allow NumPy numbers, which published files may hold in `meta`; they are plain data."""
-    scalar = np.float64(0).__reduce__()[0]
-    kinds = [type(np.dtype(code)) for code in ("f8", "f4", "i8", "i4", "?")]
-    with torch.serialization.safe_globals(
-        [scalar, (scalar, "numpy.core.multiarray.scalar"), np.dtype, *kinds]  # type: ignore[list-item]
-    ):
-        yield
-
-
-def _load_segmentor(model: HRNetSegmentor, entries: Mapping[str, Tensor], path: Path) -> LoadReport:
-    classes = entries.get("decode_head.conv_seg.weight")
-    _check_width(model, {name.removeprefix("backbone."): tensor for name, tensor in entries.items()}, path)
-    if classes is not None and classes.shape[0] != model.num_classes:
-        raise WeightsError(
-            f"{path} predicts {classes.shape[0]} classes, the model {model.num_classes}; use its recipe"
-        )
+def _load_segmentor(model: HRNetSegmentor, file: WeightsFile) -> LoadReport:
+    _check_width(model, file)
+    if file.num_classes is not None and file.num_classes != model.num_classes:
+        raise WeightsError(f"{file.path} predicts {file.num_classes} classes, the model {model.num_classes}; use its "
+                           "recipe")  # fmt: skip
     own = model.state_dict()
-    _check_entries(own, entries, path)
-    for name in entries:
+    _check_entries(own, file.entries, file.path)
+    for name in file.entries:
         if name not in own:
-            raise WeightsError(f"{path} has the entry {name}, which HRNet {model.width} with its head has not")
-    return _copy(own, entries, path, "segmentor", ignored={}, unexpected=())
+            raise WeightsError(f"{file.path} has the entry {name}, which HRNet {model.width} with its head has not")
+    return _copy(own, file.entries, file, "segmentor", ignored={}, unexpected=())
 
 
-def _load_backbone(model: HRNetSegmentor, entries: Mapping[str, Tensor], path: Path) -> LoadReport:
-    named = {name.removeprefix("backbone."): tensor for name, tensor in entries.items()}
-    own = model.backbone.state_dict()
+def _load_backbone(model: HRNetSegmentor, file: WeightsFile) -> LoadReport:
+    named, own = file.backbone, model.backbone.state_dict()
     ignored = {name: _FOREIGN[name.split(".")[0]] for name in named if name.split(".")[0] in _FOREIGN}
     rest = {name: tensor for name, tensor in named.items() if name not in ignored}
     if not any(name in own for name in rest):
-        raise WeightsError(f"{path} has no entry of HRNet (its first is {next(iter(named))}); use weights of HRNet")
-    _check_width(model, rest, path)
-    _check_entries(own, rest, path)
+        raise WeightsError(f"{file.path} has no entry of HRNet (its first is {next(iter(file.entries))}); use weights "
+                           "of HRNet")  # fmt: skip
+    _check_width(model, file)
+    _check_entries(own, rest, file.path)
+    ignored |= {name: _HEAD for name in file.entries if name.startswith("decode_head.")}
     unexpected = tuple(name for name in rest if name not in own)
     full = {f"backbone.{name}": tensor for name, tensor in rest.items() if name in own}
-    return _copy(model.state_dict(), full, path, "backbone", ignored=ignored, unexpected=unexpected)
+    return _copy(model.state_dict(), full, file, "backbone", ignored=ignored, unexpected=unexpected)
 
 
-def _check_width(model: HRNetSegmentor, backbone: Mapping[str, Tensor], path: Path) -> None:
+def _check_width(model: HRNetSegmentor, file: WeightsFile) -> None:
     """Name the width of the file if it is another one, which says more than a list of shapes."""
-    branch = backbone.get("stage4.0.branches.0.0.conv1.weight")
-    if branch is None:
-        return
-    found = (branch.shape[0], _children(backbone, "layer1"), _children(backbone, "stage4"))
-    for width, layout in LAYOUTS.items():
-        if found == (layout.channels[0], layout.blocks, layout.modules[2]) and width != model.width:
-            raise WeightsError(f"{path} holds weights of width {width}, the model is {model.width}; use its own width")
-
-
-def _children(entries: Mapping[str, Tensor], parent: str) -> int:
-    parts = [name.split(".") for name in entries]
-    return len({part[1] for part in parts if part[0] == parent and len(part) > 1})
+    if file.width is not None and file.width != model.width:
+        raise WeightsError(
+            f"{file.path} holds weights of width {file.width}, the model is {model.width}; use its own width"
+        )
 
 
 def _check_entries(own: Mapping[str, Tensor], entries: Mapping[str, Tensor], path: Path) -> None:
@@ -187,7 +154,7 @@ def _check_entries(own: Mapping[str, Tensor], entries: Mapping[str, Tensor], pat
 def _copy(
     own: Mapping[str, Tensor],
     entries: Mapping[str, Tensor],
-    path: Path,
+    file: WeightsFile,
     kind: str,
     *,
     ignored: Mapping[str, str],
@@ -197,10 +164,19 @@ def _copy(
         for name, tensor in entries.items():
             own[name].copy_(tensor)
     return LoadReport(
-        source=str(path),
+        source=str(file.path),
         kind=kind,
         loaded=tuple(name for name in own if name in entries),
         missing=tuple(name for name in own if name not in entries),
         unexpected=unexpected,
-        ignored=dict(ignored),
+        ignored={**ignored, **dict.fromkeys(file.beside, _TRAINING)},
+        what=file.describe(),
+        trained_here=file.trained_here,
+        sha256=file.sha256,
     )
+
+
+def _parts(names: Iterable[str]) -> str:
+    """Count entries by the part of the network that they belong to: `backbone 864, decode_head 8`."""
+    counts = Counter(name.split(".")[0] for name in names)
+    return ", ".join(f"{part} {count}" for part, count in counts.items())

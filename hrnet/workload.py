@@ -14,6 +14,7 @@ from hrnet.catalogue import Recipe, recipes, recipes_for
 from hrnet.data.cards import Card
 from hrnet.errors import DataError, HrnetError
 from hrnet.events import Event
+from hrnet.pretrained import canonical, pinned
 from hrnet.published import BACKBONES, METHOD, published
 
 if TYPE_CHECKING:
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
     from hrnet.data.shards import Split
     from hrnet.training.gang import Gang
 
-__all__ = ["NUMERICS_VERSION", "catalogue", "custom_cards", "evaluate_checkpoint", "gigamacs", "memory_gb",
-           "not_comparable", "problems", "published_device", "published_links", "published_metrics", "table_columns",
+__all__ = ["NUMERICS_VERSION", "canonical", "catalogue", "custom_cards", "evaluate_checkpoint", "gigamacs",
+           "memory_gb", "not_comparable", "pinned", "problems", "published_device", "published_links", "published_metrics", "table_columns",
            "table_section", "train_recipe"]  # fmt: skip
 
 NUMERICS_VERSION = "1"
@@ -148,7 +149,7 @@ def problems(recipe: Recipe, data: str) -> list[tuple[str, str]]:
         from hrnet.weights import reachable
 
         try:
-            reachable(recipe.pretrained)
+            reachable(recipe.pretrained, recipe.pretrained_sha256)
         except HrnetError as error:
             found.append(("pretrained", f"{error}; or train from scratch with --set pretrained=none"))
     return found

@@ -7,6 +7,7 @@ import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from hrnet import workload as science
 from hrnet.catalogue import Recipe
@@ -31,6 +32,9 @@ def settings(args: argparse.Namespace) -> Settings:
 class HrnetWorkload:
     """The published recipes, and those of the custom data sets found at a location, as a workload of the platform."""
 
+    packages: ClassVar[tuple[str, ...]] = ("jobs", "hrnet")
+    """Whose log records belong into a trial's log."""
+
     data: str | None = None
     """A prepared data set or a folder of them; its custom data sets add cells to the grid."""
 
@@ -42,9 +46,11 @@ class HrnetWorkload:
         ]
 
     def resolve(self, cell: Cell, overrides: Mapping[str, str], *, seed: int, data: str | None) -> Spec:
-        """The cell's recipe with overrides, tied to the content of its data set; RecipeError or DataError."""
+        """The cell's recipe with overrides, tied to the content of its data set and weights; an HrnetError."""
         base = _catalogue(self.data)[cell.name]
-        recipe = base.with_overrides(overrides)
+        recipe = science.pinned(base.with_overrides(overrides))
+        known = science.canonical(recipe, base)
+        elsewhere = recipe.pretrained if known.pretrained != recipe.pretrained else None
         location, fingerprint = "", ""
         if data is not None:
             from hrnet.data.shards import locate, open_dataset
@@ -53,17 +59,18 @@ class HrnetWorkload:
             fingerprint = open_dataset(location).fingerprint
         return Spec(
             cell=cell,
-            settings=recipe.to_dict(),
+            settings=known.to_dict(),
             seed=seed,
             data=location,
             data_fingerprint=fingerprint,
             code_version=science.NUMERICS_VERSION,
+            locations={} if elsewhere is None else {"pretrained": elsewhere},
             not_comparable=science.not_comparable(recipe, base, location or None),
         )
 
     def estimate(self, spec: Spec) -> Estimate:
         """Batch, iterations, arithmetic and memory of the recipe."""
-        recipe = Recipe.from_dict(spec.settings)
+        recipe = _recipe(spec)
         return Estimate(
             batch=recipe.batch_size,
             workers=recipe.workers,
@@ -74,17 +81,17 @@ class HrnetWorkload:
 
     def preflight(self, spec: Spec) -> Sequence[Problem]:
         """Damaged or missing data, weights that cannot be had."""
-        found = science.problems(Recipe.from_dict(spec.settings), spec.data)
+        found = science.problems(_recipe(spec), spec.data)
         return [Problem(where=where, message=message) for where, message in found]
 
     def train(self, spec: Spec, resume: Path | None, *, cpus: int) -> Iterator[Event]:
         """Train on this worker; see `hrnet.train`."""
-        recipe = Recipe.from_dict(spec.settings)
+        recipe = _recipe(spec)
         return science.train_recipe(recipe, spec.data, seed=spec.seed, resume=resume, cpus=cpus)
 
     def evaluate(self, spec: Spec, checkpoint: Path, *, cpus: int) -> Iterator[Event]:
         """Evaluate a checkpoint folder on this worker."""
-        return science.evaluate_checkpoint(Recipe.from_dict(spec.settings), spec.data, checkpoint, cpus=cpus)
+        return science.evaluate_checkpoint(_recipe(spec), spec.data, checkpoint, cpus=cpus)
 
     def published(self, cell: Cell) -> Mapping[str, float] | None:
         """The published numbers of the cell's recipe."""
@@ -100,6 +107,10 @@ class HrnetWorkload:
             device=science.published_device(cell.name),
             links=science.published_links(cell.name),
         )
+
+
+def _recipe(spec: Spec) -> Recipe:
+    return Recipe.from_dict({**spec.settings, **spec.locations})
 
 
 @functools.cache

@@ -172,7 +172,7 @@ def train_on_worker(workload: Workload, job: Assignment) -> dict[str, float] | N
 
     context = ray.train.get_context()
     rank = context.get_world_rank()
-    packages = ("orchestrator", type(workload).__module__.split(".")[0])
+    packages = ("orchestrator", *getattr(workload, "packages", (type(workload).__module__.split(".")[0],)))
     log = TrialLog(Storage(job.settings.storage), job.key, rank, packages)
     folder = Path(tempfile.mkdtemp(prefix="hrgrid-trial-"))
     desk: _Desk | None = None

@@ -50,6 +50,9 @@ class Spec:
     code_version: str
     """Version of the code that changes numbers."""
 
+    locations: Mapping[str, str] = field(default_factory=dict)
+    """Setting to where its content lies, for settings that name files by content. Not part of the identity."""
+
     not_comparable: tuple[str, ...] = ()
     """Why the result must not be compared with a published one; empty when it may be."""
 

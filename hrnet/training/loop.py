@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Generator, Iterator
@@ -26,6 +27,8 @@ from hrnet.training.state import Progress, load_state, save_state
 from hrnet.weights import load_weights
 
 __all__ = ["train", "train_step"]
+
+_log = logging.getLogger(__name__)
 
 
 def train(
@@ -56,7 +59,9 @@ def train(
     else:
         progress = Progress()
         if recipe.pretrained is not None:
-            load_weights(model, recipe.pretrained)
+            report = load_weights(model, recipe.pretrained, recipe.pretrained_sha256, backbone_only=True)
+            if gang.rank == 0:
+                _log.info("%s", report.summary())
     # Channels last is what the convolutions of oneDNN and cuDNN want.
     model.to(gang.device).train()
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack this form

@@ -54,7 +54,9 @@ class Progress:
 
 def recipe_hash(recipe: Recipe) -> str:
     """SHA-256 of every field that changes numbers; a state of another hash is never continued."""
-    fields = {key: value for key, value in recipe.to_dict().items() if key not in _FREE_FIELDS}
+    # Weights that are known by their hash may lie elsewhere at the next attempt.
+    free = _FREE_FIELDS | ({"pretrained"} if recipe.pretrained_sha256 is not None else set())
+    fields = {key: value for key, value in recipe.to_dict().items() if key not in free}
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
