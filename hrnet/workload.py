@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from hrnet.training.gang import Gang
 
 __all__ = ["NUMERICS_VERSION", "canonical", "catalogue", "custom_cards", "evaluate_checkpoint", "gigamacs",
-           "memory_gb", "not_comparable", "pinned", "problems", "published_device", "published_links", "published_metrics", "table_columns",
-           "table_section", "train_recipe"]  # fmt: skip
+           "memory_gb", "not_comparable", "pinned", "problems", "published_device", "published_links",
+           "published_metrics", "table_columns", "table_section", "train_recipe"]  # fmt: skip
 
 NUMERICS_VERSION = "1"
 """Raised by hand whenever a change makes an unchanged recipe give other numbers; part of every trial's key.
