@@ -3,40 +3,60 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hrnet.data.cards import Card
 from hrnet.data.prepare.folder import image_files
-from hrnet.data.prepare.found import Found, Job, pair
+from hrnet.data.prepare.found import Found, Job, NothingFound, pair
 from hrnet.data.prepare.labels import NO_CLASS, label_table
+from hrnet.data.prepare.polygons import convert_polygons
 from hrnet.data.prepare.tree import File, Tree
 from hrnet.data.transforms import IGNORE
 from hrnet.errors import DataError
 
-__all__ = ["IMAGES", "LABELS", "LABEL_IDS", "TRAIN_ID", "TRAIN_IDS", "find", "id_table", "matches"]
+__all__ = [
+    "IMAGES",
+    "LABELS",
+    "LABEL_IDS",
+    "POLYGONS",
+    "TRAIN_ID",
+    "TRAIN_IDS",
+    "find",
+    "id_table",
+    "matches",
+    "polygon_values",
+]
 
 IMAGES, LABELS = "leftImg8bit", "gtFine"
-TRAIN_IDS, LABEL_IDS = "_gtFine_labelTrainIds.png", "_gtFine_labelIds.png"
+TRAIN_IDS, LABEL_IDS, POLYGONS = "_gtFine_labelTrainIds.png", "_gtFine_labelIds.png", "_gtFine_polygons.json"
 
-_LAST_ID = 33
+_NAMES = (
+    "unlabeled", "ego vehicle", "rectification border", "out of roi", "static", "dynamic", "ground", "road",
+    "sidewalk", "parking", "rail track", "building", "wall", "fence", "guard rail", "bridge", "tunnel", "pole",
+    "polegroup", "traffic light", "traffic sign", "vegetation", "terrain", "sky", "person", "rider", "car", "truck",
+    "bus", "caravan", "trailer", "train", "motorcycle", "bicycle",
+)  # fmt: skip
+"""Names of the label ids 0 to 33, from the data set's own table (cityscapesScripts, labels.py)."""
+
 TRAIN_ID = {
     7: 0, 8: 1, 11: 2, 12: 3, 13: 4, 17: 5, 19: 6, 20: 7, 21: 8, 22: 9, 23: 10, 24: 11, 25: 12, 26: 13, 27: 14,
     28: 15, 31: 16, 32: 17, 33: 18,
 }  # fmt: skip
-"""Label id to training id, from the data set's own table (cityscapesScripts, labels.py); other ids are ignored."""
+"""Label id to training id, from the same table; other ids are ignored."""
 
 
 def matches(tree: Tree) -> bool:
     """Whether a download has the official layout."""
-    return tree.locate(IMAGES, LABELS) is not None
+    return tree.locate(IMAGES) is not None and tree.locate(LABELS) is not None
 
 
 def id_table() -> NDArray[np.int16]:
     """Return the training id of each value of a labelIds file; ids run from 0 to 33."""
     table = np.full(256, NO_CLASS, dtype=np.int16)
-    table[: _LAST_ID + 1] = IGNORE
+    table[: len(_NAMES)] = IGNORE
     for label_id, train_id in TRAIN_ID.items():
         table[label_id] = train_id
     # The id -1 (license plate) becomes 255 where someone drew it into an 8-bit file.
@@ -44,36 +64,53 @@ def id_table() -> NDArray[np.int16]:
     return table
 
 
+def polygon_values() -> dict[str, int | None]:
+    """Return the training id of each name in a polygons file; None for the license plate, which is never drawn."""
+    values: dict[str, int | None] = {name: TRAIN_ID.get(number, IGNORE) for number, name in enumerate(_NAMES)}
+    return {**values, "license plate": None}
+
+
 def find(tree: Tree, card: Card) -> Found:
-    """Find the train and val pairs; labelTrainIds files are preferred to labelIds files.
+    """Find the train and val pairs; labelTrainIds files are preferred to labelIds files, and those to polygons.
 
     Raises DataError that says what was looked for, or which image has no label.
     """
-    root = tree.locate(IMAGES, LABELS)
-    present = [split for split in ("train", "val") if root is not None and root.has(f"{IMAGES}/{split}")]
-    if root is None or not present:
-        raise DataError(
+    images, labels = tree.locate(IMAGES), tree.locate(LABELS)
+    present = [split for split in ("train", "val") if images is not None and images.has(f"{IMAGES}/{split}")]
+    if images is None or labels is None or not present:
+        raise NothingFound(
             f"{tree.place()} holds no cityscapes data: looked for {IMAGES}/train|val/<city>/*{card.image_suffix} and "
-            f"{LABELS}/train|val/<city>/*{TRAIN_IDS} or *{LABEL_IDS}; put both archives into one folder"
+            f"{LABELS}/train|val/<city>/*{TRAIN_IDS}, *{LABEL_IDS} or *{POLYGONS}"
         )
-    tables = {TRAIN_IDS: label_table(card), LABEL_IDS: id_table()}
-    return Found(
-        card=card,
-        splits={
-            split: [
-                _pair(root, image, split, card, tables)
-                for image in image_files(root, f"{IMAGES}/{split}", card.image_suffix)
-            ]
-            for split in present
-        },
-    )
+    rules = _Rules(tables={TRAIN_IDS: label_table(card), LABEL_IDS: id_table()}, polygons=polygon_values())
+    splits = {}
+    for split in present:
+        folder = f"{IMAGES}/{split}"
+        files = image_files(images, folder, card.image_suffix)
+        names = [images.relative(image, folder).removesuffix(card.image_suffix) for image in files]
+        splits[split] = [
+            _job(name, image, labels, f"{LABELS}/{split}/{name}", rules)
+            for name, image in zip(names, files, strict=True)
+        ]
+    return Found(card=card, splits=splits)
 
 
-def _pair(tree: Tree, image: File, split: str, card: Card, tables: Mapping[str, NDArray[np.int16]]) -> Job:
-    name = tree.relative(image, f"{IMAGES}/{split}").removesuffix(card.image_suffix)
-    for suffix, table in tables.items():
-        label = tree.get(f"{LABELS}/{split}/{name}{suffix}")
-        if label is not None:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Rules:
+    """How each kind of label file is read."""
+
+    tables: Mapping[str, NDArray[np.int16]]
+    """End of the file name to the training id of each value."""
+
+    polygons: Mapping[str, int | None]
+    """Training id of each name of an object."""
+
+
+def _job(name: str, image: File, labels: Tree, stem: str, rules: _Rules) -> Job:
+    for suffix, table in rules.tables.items():
+        if (label := labels.get(f"{stem}{suffix}")) is not None:
             return pair(name, image, label, table)
-    looked = tree.place(f"{LABELS}/{split}/{name}")
-    raise DataError(f"image {image.where} has no label; looked for {looked}{TRAIN_IDS} and ...{LABEL_IDS}")
+    if (label := labels.get(f"{stem}{POLYGONS}")) is not None:
+        return Job(name=name, inputs=(image, label), convert=convert_polygons, extra=rules.polygons)
+    looked = f"{labels.place(stem)}{TRAIN_IDS}, ...{LABEL_IDS} and ...{POLYGONS}"
+    raise DataError(f"image {image.where} has no label; looked for {looked}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from hrnet.data.cards import Card
-from hrnet.data.prepare.found import Found, Job, pair
+from hrnet.data.prepare.found import Found, Job, NothingFound, pair
 from hrnet.data.prepare.labels import label_table
 from hrnet.data.prepare.tree import File, Tree
 from hrnet.errors import DataError
@@ -37,7 +37,9 @@ def find(tree: Tree, card: Card) -> Found:
             notes += _left_aside(tree, f"{labels}/{name}", card.label_suffix, splits[split])
     if not splits:
         looked = " or ".join(f"{images}/train|val with {labels}/train|val" for images, labels in FOLDERS)
-        raise DataError(f"{tree.place()} holds no {card.name} data: looked for {looked} (also training, validation)")
+        raise NothingFound(
+            f"{tree.place()} holds no {card.name} data: looked for {looked} (also training, validation)"
+        )
     return Found(card=card, splits=splits, notes=notes)
 
 

@@ -14,7 +14,11 @@ from hrnet.data.prepare.labels import apply_table, read_image_size, read_label
 from hrnet.data.prepare.tree import File
 from hrnet.errors import DataError
 
-__all__ = ["Converted", "Found", "Job", "check_sizes", "convert_pair", "count_values", "pair"]
+__all__ = ["Converted", "Found", "Job", "NothingFound", "check_sizes", "convert_pair", "count_values", "pair"]
+
+
+class NothingFound(DataError):
+    """A download holds no files of a data set; the message says what was looked for."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,7 +9,8 @@ from typing import Protocol, cast
 
 from hrnet.data.cards import CARD_FILES, Card, card, load_card
 from hrnet.data.prepare import folder
-from hrnet.data.prepare.found import Found
+from hrnet.data.prepare.found import Found, NothingFound
+from hrnet.data.prepare.sources import get_it
 from hrnet.data.prepare.tree import Tree
 from hrnet.errors import DataError
 
@@ -18,7 +19,8 @@ __all__ = ["CONVERTERS", "Converter", "recognise"]
 CONVERTERS: Mapping[str, str] = {
     "cityscapes": "cityscapes",
     "ade20k": "ade20k",
-    "loveda": "folder",
+    "voc12aug": "voc",
+    "loveda": "loveda",
     "potsdam": "folder",
     "vaihingen": "folder",
     "isaid": "folder",
@@ -55,13 +57,15 @@ def recognise(tree: Tree, *, dataset: str | None = None, card: Card | str | Path
         return folder.find(tree, card if isinstance(card, Card) else load_card(card))
     if any(isinstance(file.content, Path) for name in CARD_FILES if (file := tree.get(name)) is not None):
         return folder.find(tree, load_card(tree.source))
-    for name in CONVERTERS:
-        # The plain layout fits any of them.
-        if CONVERTERS[name] != "folder" and _converter(name).matches(tree):
-            return _published(tree, name)
+    # The plain layout fits any of them.
+    fitting = [name for name, module in CONVERTERS.items() if module != "folder" and _converter(name).matches(tree)]
+    if len(fitting) == 1:
+        return _published(tree, fitting[0])
+    if fitting:
+        raise DataError(f"{tree.source} holds the files of {' and '.join(fitting)}; say which with --dataset")
     raise DataError(
         f"{tree.source} is no data set that is known: looked for a card ({', '.join(CARD_FILES)}) and for the files "
-        f"of {', '.join(CONVERTERS)}; name the data set or give a card"
+        f"of {', '.join(CONVERTERS)}; name the data set with --dataset, or give a card"
     )
 
 
@@ -69,7 +73,10 @@ def _published(tree: Tree, dataset: str) -> Found:
     known = card(dataset)
     if dataset not in CONVERTERS:
         raise DataError(f"there is no converter for {dataset} yet; there is for {', '.join(CONVERTERS)}")
-    return _converter(dataset).find(tree, known)
+    try:
+        return _converter(dataset).find(tree, known)
+    except NothingFound as error:
+        raise DataError(f"{error}; {get_it(dataset)}") from None
 
 
 def _converter(dataset: str) -> Converter:

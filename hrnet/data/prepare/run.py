@@ -20,6 +20,7 @@ from hrnet.data.gate import manifest_findings, name_findings
 from hrnet.data.location import is_local, join, read, upload
 from hrnet.data.prepare.found import Found, Job
 from hrnet.data.prepare.recognise import recognise
+from hrnet.data.prepare.sources import get_it
 from hrnet.data.prepare.tree import open_tree
 from hrnet.data.shards import MANIFEST, open_dataset
 from hrnet.data.writer import Encoded, encode, partial_counts, write_dataset
@@ -128,10 +129,11 @@ def _check_names(found: Found, source: Path, *, partial: bool, force: bool) -> N
     if not missing:
         return
     counts = " and ".join(f"{each['images']} of {each['complete']} {split} images" for split, each in missing.items())
-    more = "".join(f"; {note}" for note in (*found.notes, *(told([finding]) for finding in findings)))
+    told_too = (*found.notes, *(told([finding]) for finding in findings), get_it(found.card.name))
+    more = "".join(f"; {note}" for note in told_too if note)
     raise DataError(
-        f"{source} holds {counts} of {found.card.title}{more}; complete the download, or give --partial to prepare "
-        f"what is there (its results are then marked not comparable)"
+        f"{source} holds {counts} of {found.card.title}{more}; or give --partial to prepare what "
+        f"is there (its results are then marked not comparable)"
     )
 
 
