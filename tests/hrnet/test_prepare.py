@@ -199,8 +199,10 @@ def test_folders_that_are_no_data_set_say_what_was_looked_for(tmp_path: Path) ->
         prepare(tmp_path, tmp_path / "out", dataset="cityscapes")
     with pytest.raises(DataError, match="holds no ade20k data: looked for images/train"):
         prepare(tmp_path, tmp_path / "out", dataset="ade20k")
-    with pytest.raises(DataError, match="no converter for voc12aug yet"):
+    with pytest.raises(DataError, match=r"holds no voc12aug data: .* get VOCtrainval_11-May-2012\.tar and benchmark"):
         prepare(tmp_path, tmp_path / "out", dataset="voc12aug")
+    with pytest.raises(DataError, match=r"holds no loveda data: .* from https://zenodo\.org"):
+        prepare(tmp_path, tmp_path / "out", dataset="loveda")
     with pytest.raises(DataError, match="did you mean 'ade20k'"):
         prepare(tmp_path, tmp_path / "out", dataset="ade")
 
@@ -261,19 +263,17 @@ def test_cityscapes_ids_equal_the_reference(parity_dir: Path) -> None:
             assert table[label["id"]] == label["trainId"], label["name"]
 
 
-def test_cityscapes_from_label_ids_equals_train_ids(tmp_path: Path) -> None:
+def test_cityscapes_labels_of_all_three_kinds_are_equal(tmp_path: Path) -> None:
     source = synthesise("cityscapes", tmp_path / "native", train=2, val=1, size=(32, 64))
-    both = prepare(source, tmp_path / "both", partial=True)
-    for path in source.rglob("*_labelTrainIds.png"):
+    ready = prepare(source, tmp_path / "ready", partial=True)
+    for end in ("labelTrainIds.png", "labelIds.png"):
+        for path in source.rglob(f"*{end}"):
+            path.unlink()
+        other = prepare(source, tmp_path / f"without {end}", partial=True)
+        assert (other.card.name, other.fingerprint) == ("cityscapes", ready.fingerprint)
+    for path in source.rglob("*_polygons.json"):
         path.unlink()
-    only_ids = prepare(source, tmp_path / "ids", partial=True)
-    assert only_ids.card.name == "cityscapes"
-    assert only_ids.fingerprint == both.fingerprint
-    for path in source.rglob("*_labelIds.png"):
-        path.unlink()
-    with pytest.raises(
-        DataError, match=r"has no label; looked for .*_gtFine_labelTrainIds\.png and \.\.\._gtFine_labelIds"
-    ):
+    with pytest.raises(DataError, match=r"no label; looked for .*TrainIds\.png, \.\.\.\S*Ids\.png and \S*polygons"):
         prepare(source, tmp_path / "none", partial=True)
 
 

@@ -153,7 +153,7 @@ def _truncated(folder: Path) -> Path:
 
 def _missing(folder: Path) -> Path:
     path = _label(folder)
-    for label in path.parent.glob(path.name.replace("labelTrainIds", "*")):
+    for label in path.parent.glob(path.name.replace("labelTrainIds.png", "*")):
         label.unlink()
     return _image(folder)
 
