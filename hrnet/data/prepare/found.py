@@ -72,6 +72,9 @@ class Found:
     """Number of samples that each split will have; None if each job gives one. A split that is left out is counted
     once it is converted."""
 
+    incomplete: Sequence[str] = ()
+    """What a download lacks whose samples are counted only then, such as '22 of 24 areas of train'."""
+
 
 def pair(name: str, image: File, label: File, table: NDArray[np.int16]) -> Job:
     """Return the job of an image and a label file of class numbers; `table` holds the training id of each value."""

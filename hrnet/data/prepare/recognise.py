@@ -21,9 +21,9 @@ CONVERTERS: Mapping[str, str] = {
     "ade20k": "ade20k",
     "voc12aug": "voc",
     "loveda": "loveda",
-    "potsdam": "folder",
-    "vaihingen": "folder",
-    "isaid": "folder",
+    "potsdam": "potsdam",
+    "vaihingen": "vaihingen",
+    "isaid": "isaid",
 }
 """Published data set to the module of this package that converts it, in the order in which they are tried."""
 

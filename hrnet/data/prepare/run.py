@@ -126,9 +126,10 @@ def _check_names(found: Found, source: Path, *, partial: bool, force: bool) -> N
         return
     unknown = found.splits.keys() - images.keys()
     missing = {split: each for split, each in partial_counts(found.card, images).items() if split not in unknown}
-    if not missing:
+    counted = [f"{each['images']} of {each['complete']} {split} images" for split, each in missing.items()]
+    if not counted and not found.incomplete:
         return
-    counts = " and ".join(f"{each['images']} of {each['complete']} {split} images" for split, each in missing.items())
+    counts = " and ".join([*counted, *found.incomplete])
     told_too = (*found.notes, *(told([finding]) for finding in findings), get_it(found.card.name))
     more = "".join(f"; {note}" for note in told_too if note)
     raise DataError(
@@ -249,5 +250,5 @@ def _summary(where: str, found: Found, notes: Sequence[str], *, skipped: bool) -
         fingerprint=dataset.fingerprint,
         images={split: part["images"] for split, part in dataset.manifest["splits"].items()},
         skipped=skipped,
-        notes=(*found.notes, *dataset.partial, *notes),
+        notes=(*found.notes, *found.incomplete, *dataset.partial, *notes),
     )

@@ -1,0 +1,48 @@
+"""Cutting large pictures into the tiles that the aerial data sets are trained and evaluated on."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Window", "encode_png", "pad", "windows"]
+
+
+class Window(NamedTuple):
+    """A tile's place in its picture, in pixels; x1 and y1 lie outside."""
+
+    x0: int
+    y0: int
+    x1: int
+    y1: int
+
+    def cut(self, values: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return this part of an HxW or HxWx3 picture."""
+        return values[self.y0 : self.y1, self.x0 : self.x1]
+
+
+def windows(height: int, width: int, size: int, stride: int) -> list[Window]:
+    """Return the square windows of `size` pixels that cover a picture, row by row.
+
+    They begin at the multiples of `stride`; one that would stick out is shifted back to the border, and none comes
+    twice. The picture is at least as large as a window.
+    """
+    lefts, tops = (sorted({min(at, length - size) for at in range(0, length, stride)}) for length in (width, height))
+    return [Window(x, y, x + size, y + size) for y in tops for x in lefts]
+
+
+def pad(values: NDArray[np.uint8], size: int, fill: int) -> NDArray[np.uint8]:
+    """Return an HxW or HxWx3 picture filled up at the right and at the bottom to at least `size` by `size`."""
+    below, right = (max(0, size - length) for length in values.shape[:2])
+    if not below and not right:
+        return values
+    return np.pad(values, ((0, below), (0, right), (0, 0))[: values.ndim], constant_values=fill)
+
+
+def encode_png(rgb: NDArray[np.uint8]) -> bytes:
+    """Return an HxWx3 picture as the bytes of a PNG file."""
+    _, data = cv2.imencode(".png", cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2BGR))
+    return bytes(data)
