@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 
 from hrnet.data.cards import Card, load_card
-from hrnet.data.prepare.cityscapes import id_table
+from hrnet.data.prepare.cityscapes import id_table, polygon_values
 from hrnet.data.prepare.labels import label_table
+from hrnet.data.prepare.polygons import draw
 from hrnet.data.prepare.recognise import recognise
 from hrnet.data.prepare.run import prepare
 from hrnet.data.prepare.tree import open_tree
@@ -263,18 +264,42 @@ def test_cityscapes_ids_equal_the_reference(parity_dir: Path) -> None:
             assert table[label["id"]] == label["trainId"], label["name"]
 
 
-def test_cityscapes_labels_of_all_three_kinds_are_equal(tmp_path: Path) -> None:
-    source = synthesise("cityscapes", tmp_path / "native", train=2, val=1, size=(32, 64))
+def test_cityscapes_from_label_ids_and_from_polygons(tmp_path: Path) -> None:
+    source = synthesise("cityscapes", tmp_path / "native", train=2, val=1, size=(64, 128))
     ready = prepare(source, tmp_path / "ready", partial=True)
-    for end in ("labelTrainIds.png", "labelIds.png"):
-        for path in source.rglob(f"*{end}"):
-            path.unlink()
-        other = prepare(source, tmp_path / f"without {end}", partial=True)
-        assert (other.card.name, other.fingerprint) == ("cityscapes", ready.fingerprint)
+    for path in source.rglob("*_labelTrainIds.png"):
+        path.unlink()
+    ids = prepare(source, tmp_path / "ids", partial=True)
+    assert (ids.card.name, ids.fingerprint) == ("cityscapes", ready.fingerprint)
+    for path in source.rglob("*_labelIds.png"):
+        path.unlink()
+    prepare(source, tmp_path / "polygons", partial=True)
+    expected, drawn = (open_dataset(tmp_path / name).split("val")[0].label for name in ("ready", "polygons"))
+    # The scenes' own labels were drawn with OpenCV, which covers the outlines' pixels differently.
+    assert (expected == drawn).mean() > 0.95
     for path in source.rglob("*_polygons.json"):
         path.unlink()
     with pytest.raises(DataError, match=r"no label; looked for .*TrainIds\.png, \.\.\.\S*Ids\.png and \S*polygons"):
         prepare(source, tmp_path / "none", partial=True)
+
+
+def test_polygons_are_drawn_in_order_by_name() -> None:
+    def item(name: str, left: int, right: int, **more: object) -> dict[str, object]:
+        return {"label": name, "polygon": [[left, 0], [right, 0], [right, 5], [left, 5]], **more}
+
+    objects = [
+        item("road", 0, 9), item("cargroup", 2, 4), item("license plate", 3, 3), item("sky", 5, 5, deleted=1),
+        item("ego vehicle", 8, 9), item("polegroup", 6, 6), item("person", 7, 7, deleted=0),
+    ]  # fmt: skip
+    content = {"imgHeight": 6, "imgWidth": 11, "objects": objects}
+    drawn = draw(json.dumps(content).encode(), "x.json", polygon_values())
+    # A pole group is a class of its own, which is ignored; the last column is covered by nothing.
+    assert drawn.tolist() == [[0, 0, 13, 13, 13, 0, 255, 11, 255, 255, 255]] * 6
+    with pytest.raises(DataError, match=r"label x\.json names the object 'cars', which is no Cityscapes class"):
+        draw(json.dumps({**content, "objects": [item("cars", 0, 1)]}).encode(), "x.json", polygon_values())
+    for broken in (b"{", b"[]", json.dumps({**content, "objects": [{"label": "car"}]}).encode()):
+        with pytest.raises(DataError, match=r"x\.json is no file of Cityscapes polygons"):
+            draw(broken, "x.json", polygon_values())
 
 
 def test_real_cityscapes_sample(shared_data: Path, tmp_path: Path) -> None:
