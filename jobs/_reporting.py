@@ -25,6 +25,9 @@ FORMATS: Mapping[str, Callable[[Report], str]] = MappingProxyType(
 PICTURES = 4
 """Overlays per trial in the HTML report."""
 
+NOTES = 6
+"""Reasons against a comparison on the terminal, beside those that hold for all cells."""
+
 _CONDITIONS = (
     "Scores are percent of the validation split that the data set was prepared with: mIoU single scale, mIoU(ms+flip) "
     "averaged over six scales and mirrored images. The last checkpoint of a training is evaluated.",
@@ -114,8 +117,11 @@ def print_leaderboard(report: Report) -> None:
         print(report.summary)
     for reason in report.shared_reasons:
         print(f"not comparable: {reason}")
-    for reason, cells in report.notes.items():
+    notes = report.notes
+    for reason, cells in list(notes.items())[:NOTES]:
         print(f"not comparable ({cells[0] if len(cells) == 1 else plural(len(cells), 'cell')}): {reason}")
+    if len(notes) > NOTES:
+        print(f"not comparable: {len(notes) - NOTES} more reasons, each with its cells, are in the written report")
     for trial in (trial for row in report.rows for trial in row.trials):
         if trial.error:
             print(f"{trial.name} failed: {trial.error.strip().splitlines()[0]}")

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from hrnet.catalogue import Recipe, select
-from hrnet.workload import catalogue, custom_cards, published_metrics
+from hrnet.workload import catalogue, custom_cards, published_device, published_links, published_metrics, table_columns
 from jobs._command import main_of
 from jobs._options import add_filters, overrides_for
 from orchestrator.settings import absolute_uri
 
-HELP = "List the recipes of the benchmark, or print one with every setting and the published numbers."
+HELP = "List the recipes of the benchmark, or print one with every setting and its row of the published table."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +49,12 @@ def run(args: argparse.Namespace) -> int:
 
 def _facts(recipe: Recipe) -> dict[str, Any]:
     settings = json.loads(json.dumps(recipe.to_dict()))
-    return {**settings, "published": published_metrics(recipe.name)}
+    table = {
+        **table_columns(recipe.width, recipe.schedule, recipe.crop),
+        "Device": published_device(recipe.name) or None,
+        **published_links(recipe.name),
+    }
+    return {**settings, "published": published_metrics(recipe.name), "table": table}
 
 
 def _print_table(recipes: Sequence[Recipe]) -> None:

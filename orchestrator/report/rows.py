@@ -166,7 +166,7 @@ class Row:
 
     @property
     def memory(self) -> float | None:
-        """Own peak memory of one GPU in training, in units of 1e9 bytes."""
+        """Own peak memory of one GPU in training, in GB as the workload counts them."""
         return None if self._measured is None else finite(self._measured.metrics.get(MEMORY))
 
     @property

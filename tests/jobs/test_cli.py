@@ -145,6 +145,8 @@ def test_recipes_prints_the_whole_benchmark(capsys: pytest.CaptureFixture[str]) 
     recipes = json.loads(capsys.readouterr().out)
     assert len(recipes) == 45
     assert sum(recipe["published"] is not None for recipe in recipes) == 37
+    assert recipes[0]["table"]["Backbone"] == "HRNetV2p-W18-Small"
+    assert recipes[0]["table"]["checkpoint"].endswith("-93db27d0.pth")
     assert main(["recipes"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1].startswith("45 recipes")

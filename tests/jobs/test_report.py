@@ -20,7 +20,7 @@ from jobs._reporting import make_report, print_leaderboard
 from jobs._wiring import HrnetWorkload
 from jobs.cli import main
 from orchestrator.ledger import Entry, Ledger
-from orchestrator.report import VERDICTS, Report, leaderboard, to_csv, to_html, to_json, to_markdown
+from orchestrator.report import VERDICTS, Report, Row, Trial, leaderboard, to_csv, to_html, to_json, to_markdown
 from orchestrator.settings import make_settings
 from orchestrator.storage import Storage
 from orchestrator.workload import Cell, Spec
@@ -267,6 +267,18 @@ def test_the_terminal_shows_the_sections(report: Report, capsys: pytest.CaptureF
     assert max(len(line.rstrip()) for line in table) <= 120
     assert table[2].split() == ["fcn_hr18s_4xb2-40k_cityscapes-512x1024", "73.96", "-", "73.86", "+0.10", "75.46",
                                 "75.91", "1.2", "88.1", "reproduced"]  # fmt: skip
+
+
+def test_many_reasons_do_not_fill_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    trials = [
+        Trial(cell="a", key=str(n), state="finished", metrics={SCORE: 1.0}, not_comparable=("small", f"reason {n}"))
+        for n in range(9)
+    ]
+    print_leaderboard(Report(title="many", rows=[Row(cell=f"cell {t.key}", trials=(t,)) for t in trials]))
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("not comparable")]
+    assert told[:2] == ["not comparable: small", "not comparable (cell 0): reason 0"]
+    assert told[-1].startswith("not comparable: 3 more reasons")
+    assert len(told) == 8
 
 
 def test_the_command_lists_its_cells_or_every_cell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
