@@ -20,8 +20,8 @@ def leaderboard(rows: Iterable[Row]) -> list[dict[str, Json]]:
 
     `section`, the published table's facts and the links are those of the workload, in lower case with underscores;
     `mIoU` and `mIoU_ms_flip` are means over `n` seeds and `..._sd` their sample standard deviations; `tolerance` and
-    `gap` are in points of mIoU; `mem_gb` (GB as the workload counts them) and `fps` (images per second) are of `device`;
-    `trials` holds every trial of the cell.
+    `gap` are in points of mIoU; `mem_gb` (GB as the workload counts them) and `fps` (images per second) were measured
+    on `device`; `trials` holds every trial of the cell.
     """
     return [_flat(row) for row in rows]
 
