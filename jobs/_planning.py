@@ -144,12 +144,23 @@ def print_plan(made: Draft) -> None:
     print_table(columns, rows, right={"workers", "cores", "iterations", "start", "end"})
     counts = [f"{plan.count(action)} {word}" for action, word in _WORDS.items() if plan.count(action)]
     print(f"\n{plural(len(plan.trials), 'cell')}: {', '.join(counts)}; cluster: {plan.cluster}")
+    _print_not_comparable(plan)
     if plan.finish_seconds is not None and plan.to_run:
         unit = "GPU-hours" if plan.cluster.kind == "GPU" else "worker-hours"
         bound = duration(plan.bound_seconds)
         print(f"expected: {duration(plan.finish_seconds)} ({plan.slot_hours:.1f} {unit}; no order is below {bound})")
     elif plan.to_run:
         print("expected: unknown until a cell has run here and its speed is measured")
+
+
+def _print_not_comparable(plan: Plan) -> None:
+    """Say before anything starts what will not stand beside the published numbers, as it is too late afterwards."""
+    marked = [trial for trial in plan.trials if trial.spec.not_comparable]
+    reasons = list(dict.fromkeys(reason for trial in marked for reason in trial.spec.not_comparable))
+    if reasons:
+        more = f" and {len(reasons) - _REASONS} more reasons" if len(reasons) > _REASONS else ""
+        print(f"not comparable with the published results: {plural(len(marked), 'cell')}", end="")
+        print(f" ({'; '.join(reasons[:_REASONS])}{more})")
 
 
 def plan_facts(made: Draft) -> dict[str, Any]:
@@ -170,6 +181,9 @@ def plan_facts(made: Draft) -> dict[str, Any]:
 
 _CPUS_PER_GPU = 4
 """Of a cluster that has not started a single worker yet; what the smallest GPU instances of clouds have."""
+
+_REASONS = 3
+"""Reasons shown in a plan; --json has all."""
 
 _WORDS: Mapping[Action, str] = {"run": "to run", "resume": "to resume", "skip": "to skip", "blocked": "blocked"}
 

@@ -174,18 +174,18 @@ def _in_both(card: Card, names: Mapping[str, Sequence[str]]) -> Iterator[Finding
 
 def _reduced_twice(card: Card, splits: Mapping[str, Any]) -> Iterator[Finding]:
     """Files that hold 255, which those of such a data set never do, and not the last class, which they should."""
-    if not card.reduce_zero_label:
-        return
-    for split, part in splits.items():
-        raw = {int(value): count for value, count in part.get("raw_values", {}).items() if count}
-        if IGNORE not in raw or card.num_classes in raw:
-            continue
+    found = {}
+    for split, part in splits.items() if card.reduce_zero_label else ():
+        raw = {int(value): count for value, count in part.get("raw_values", {}).items()}
+        if raw.get(IGNORE) and not raw.get(card.num_classes):
+            found[split] = raw[IGNORE] / sum(raw.values())
+    if found:
         message = (
-            f"the label files hold {IGNORE} in {raw[IGNORE] / sum(raw.values()):.2%} of their pixels and never "
-            f"{card.num_classes} ({card.classes[-1].strip()!r}): their labels were reduced already, and "
-            f"reduce_zero_label moves every class once more; give the original files, or set it to false"
+            f"the label files hold {IGNORE} in {max(found.values()):.2%} of their pixels and never {card.num_classes} "
+            f"({card.classes[-1].strip()!r}): they were reduced already, and reduce_zero_label moves every class once "
+            f"more; give the original files, or a card with reduce_zero_label: false"
         )
-        yield Finding(kind="values", where=split, message=message, fatal=is_published(card))
+        yield Finding(kind="values", where=", ".join(found), message=message, fatal=is_published(card))
 
 
 def _collapsed(card: Card, splits: Mapping[str, Any]) -> Iterator[Finding]:

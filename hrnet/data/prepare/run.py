@@ -110,7 +110,7 @@ def prepare(
             for split, jobs in found.splits.items()
         }
         extra = {_SOURCE: json.dumps({"signature": signature}).encode()}
-        notes = _write(where, found.card, splits, names, extra, force)
+        notes = _write(tree.source, where, found.card, splits, names, extra, force)
     return _summary(where, found, notes, skipped=False)
 
 
@@ -207,6 +207,7 @@ def _is_up_to_date(where: str, signature: str) -> bool:
 
 
 def _write(
+    source: Path,
     where: str,
     card: Card,
     splits: Mapping[str, Iterator[Encoded]],
@@ -223,7 +224,7 @@ def _write(
         if force:
             return
         if fatal := [finding for finding in findings if finding.fatal]:
-            raise DataError(f"nothing was written to {where}, as the data set is wrong: {told(fatal)}")
+            raise DataError(f"{source} is wrong, so nothing was written to {where}: {told(fatal)}")
         there = open_dataset(where) if read(where, MANIFEST) is not None else None
         if there is not None and there.fingerprint != manifest["fingerprint"]:
             prints = f"fingerprint {there.fingerprint[:12]}, new {manifest['fingerprint'][:12]}"
