@@ -18,6 +18,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "launch": ("jobs.launch", "train and evaluate a grid of cells; run again, it continues"),
     "train": ("jobs.train", "train and evaluate one cell"),
     "evaluate": ("jobs.evaluate", "score a checkpoint on a data set's validation split"),
+    "benchmark": ("jobs.benchmark", "measure memory and speed as the published table did"),
     "predict": ("jobs.predict", "segment images with a checkpoint"),
     "status": ("jobs.status", "say where every cell of a benchmark is"),
     "report": ("jobs.report", "write the leaderboard beside the published numbers"),

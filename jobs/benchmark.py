@@ -1,0 +1,219 @@
+"""`hrgrid benchmark`: memory and speed of a recipe by the protocol behind the published table's columns."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from hrnet.catalogue import Recipe
+from hrnet.errors import TrainingError
+from jobs._command import main_of
+from jobs._options import add_json, add_name, add_places, positive
+from jobs._show import console, number, print_table
+from jobs._weights import catalogue_recipe, found, load_model
+from orchestrator.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+    from hrnet.speed import Image, Memory, Speed
+
+HELP = """Measure a recipe's training memory and images per second by the protocol behind the published table. Memory:
+training steps at the recipe's crop and batch per GPU. Speed: one image at a time at the recipe's test scale."""
+
+Result = TypeVar("Result")
+
+WHAT = ("memory", "fps")
+
+CPU_SECONDS = 60.0
+"""Time after which no further image is begun on a CPU, unless --seconds says another."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Recipe, what to measure and on what."""
+    parser.add_argument("recipe", metavar="NAME", help="recipe to measure")
+    parser.add_argument("--what", type=_what, default=WHAT, metavar="memory,fps", help="one of them (default: both)")
+    parser.add_argument(
+        "--images", type=positive, default=200, metavar="N", help="images, the first five not counted (default 200)"
+    )
+    parser.add_argument(
+        "--seconds",
+        type=positive,
+        metavar="S",
+        help=f"begin no further image after this time (default: {CPU_SECONDS:.0f} on a CPU, no end on a GPU)",
+    )
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="where (default: a GPU if there is one)")
+    parser.add_argument(
+        "--size", type=_size, metavar="HxW", help="random images of this size (default: typical of the data set)"
+    )
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
+    parser.add_argument(
+        "--weights", metavar="FILE|RUN", help="trained weights as for hrgrid evaluate (default: random weights)"
+    )
+    add_places(parser)
+    add_name(parser)
+    add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure and print."""
+    recipe = catalogue_recipe(args.recipe, args.data, args.overrides)
+    device = _device(args.device)
+    from hrnet import speed
+
+    measured = _fps(args, recipe, device) if "fps" in args.what else None
+    memory = _memory(args, recipe, device) if "memory" in args.what and device.type == "cuda" else None
+    facts = speed.figures(
+        recipe,
+        speed.conditions(recipe, device),
+        measured,
+        None if memory is None else memory.gb,
+        images=_source(args),
+        weights=args.weights or "random",
+        memory={} if memory is None else _memory_conditions(memory),
+    )
+    if args.json:
+        print(json.dumps(facts, indent=1))
+    else:
+        _print(facts, args.what)
+    return 0
+
+
+def _fps(args: argparse.Namespace, recipe: Recipe, device: torch.device) -> Speed:
+    from hrnet import speed
+    from hrnet.model.segmentor import build_model
+
+    if args.weights is None:
+        model = build_model(recipe.width, recipe.num_classes, seed=0)
+    else:
+        with found(args.weights, args) as path:
+            model = load_model(path, recipe)
+    seconds = args.seconds or (CPU_SECONDS if device.type == "cpu" else None)
+    images = _images(args, recipe)
+    measuring = speed.measure_speed(model.to(device), images, recipe, device, wanted=args.images, budget=seconds)
+    return _shown("timing images", measuring, args.images, quiet=args.json)
+
+
+def _images(args: argparse.Namespace, recipe: Recipe) -> Iterator[Image]:
+    from hrnet import speed
+
+    if args.data is None or args.size is not None:
+        return speed.random_images(args.size or speed.typical_size(recipe))
+    from hrnet.data.shards import locate, open_dataset
+
+    return speed.images_of(open_dataset(locate(args.data, recipe.dataset)).split("val"), recipe)
+
+
+def _source(args: argparse.Namespace) -> str:
+    if args.size is not None:
+        return "random pixels of the size asked for"
+    return "random pixels of a typical size" if args.data is None else f"validation images of {args.data}"
+
+
+def _memory(args: argparse.Namespace, recipe: Recipe, device: torch.device) -> Memory:
+    import torch
+
+    from hrnet import speed
+
+    try:
+        return _shown("training steps", speed.measure_memory(recipe, device), speed.MEMORY_STEPS, quiet=args.json)
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(
+            f"{recipe.name}: {speed.per_gpu(recipe)} images of {recipe.crop[0]}x{recipe.crop[1]} per step do not fit "
+            f"on {torch.cuda.get_device_name(device)}: measure fewer with --set batch_size=N, or --what fps"
+        ) from error
+
+
+def _memory_conditions(memory: Memory) -> dict[str, Any]:
+    return {
+        "batch": memory.batch,
+        "crop": f"{memory.crop[0]}x{memory.crop[1]}",
+        "steps": memory.steps,
+        "processes": 1,
+        "counts": "the most that torch had allocated; neither its cache nor the buckets of a gang",
+        "tf32": False,
+        "cudnn_benchmark": False,
+        "weights": "random",
+    }
+
+
+def _device(name: str | None) -> torch.device:
+    import torch
+
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--device cuda, but torch sees no GPU here; leave it out to measure on the CPU")
+    return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def _shown(what: str, measuring: Generator[int, None, Result], total: int, *, quiet: bool) -> Result:
+    """Run a measurement to its end with a bar on a terminal, and a line per tenth elsewhere unless JSON is wanted."""
+    from rich.progress import Progress
+
+    terminal = sys.stdout.isatty()
+    with Progress(console=console(), transient=True) if terminal and not quiet else nullcontext() as bar:
+        task = None if bar is None else bar.add_task(what, total=total)
+        told = 0
+        while True:
+            try:
+                done = next(measuring)
+            except StopIteration as stop:
+                result: Result = stop.value
+                return result
+            if bar is not None and task is not None:
+                bar.update(task, completed=done)
+            elif not quiet and 10 * done // total > told:
+                told = 10 * done // total
+                print(f"{what}: {done} of {total}", flush=True)
+
+
+def _print(facts: Mapping[str, Any], what: tuple[str, ...]) -> None:
+    published, on_gpu = facts["published"], facts["conditions"]["device_type"] == "cuda"
+    memory = number(facts["train_mem_gb"]) if on_gpu else "n/a on CPU"
+    rows = [
+        row
+        for name, row in (
+            ("memory", ("training memory, GB", memory, number(published["train_mem_gb"]))),
+            ("fps", ("images per second", number(facts["fps"]), number(published["fps"]))),
+        )
+        if name in what
+    ]
+    print_table((facts["recipe"], "here", "published"), rows, right={"here", "published"})
+    print(f"published with {published['device']}: not comparable with {facts['conditions']['device']}")
+    for title in ("conditions", "fps_conditions", "train_mem_conditions"):
+        if facts[title]:
+            print(f"\n{title.replace('_', ' ')}:")
+            for name, value in facts[title].items():
+                print(f"  {name.replace('_', ' ')}: {_text(value)}")
+
+
+def _text(value: object) -> str:
+    if isinstance(value, list):
+        shown = ", ".join(map(str, value[:6]))
+        return f"{shown} and {len(value) - 6} more" if len(value) > 6 else shown
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "none" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _what(text: str) -> tuple[str, ...]:
+    words = tuple(text.split(","))
+    if not set(words) <= set(WHAT):
+        raise argparse.ArgumentTypeError(f"{text!r} is not one of memory, fps or memory,fps")
+    return words
+
+
+def _size(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)x(\d+)", text)
+    size = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not all(32 <= side <= 16384 for side in size):
+        raise argparse.ArgumentTypeError(f"{text!r} is no size of 32 to 16384 pixels such as 1024x2048")
+    return size
+
+
+if __name__ == "__main__":
+    sys.exit(main_of("benchmark", HELP, add_arguments, run))
