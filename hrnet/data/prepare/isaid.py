@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from hrnet.data.cards import Card
 from hrnet.data.prepare import folder
 from hrnet.data.prepare.colours import Colour, ids_of_colours, read_image, read_painted
-from hrnet.data.prepare.found import Converted, Found, Job, check_sizes, convert_pair, count_values
+from hrnet.data.prepare.found import Converted, Found, Job, NothingFound, check_sizes, convert_pair, count_values
 from hrnet.data.prepare.labels import apply_table, label_table
 from hrnet.data.prepare.tiling import encode_png, pad, windows
 from hrnet.data.prepare.tree import File, Tree
@@ -82,10 +82,7 @@ def find(tree: Tree, card: Card) -> Found:
             f"get the Semantic_masks of iSAID's {split}"
         )
     if not images:
-        raise DataError(
-            f"{tree.place()} holds labels of iSAID but no images: looked for train|val/.../P0000.png; "
-            f"get the images of DOTA v1.0"
-        )
+        raise NothingFound(f"{tree.place()} holds labels of iSAID but no images: looked for train|val/.../P0000.png")
     splits: dict[str, list[Job]] = {}
     for split, name in sorted(images):
         job = Job(name=name, inputs=(images[split, name], labels[split, name]), convert=_convert)
@@ -144,7 +141,13 @@ def _convert(job: Job, card: Card) -> Iterator[Converted]:
 
 
 def _ready(tree: Tree, card: Card) -> Found:
-    found = folder.find(tree.locate("img_dir", "ann_dir") or tree, card)
+    converted = tree.locate("img_dir", "ann_dir")
+    if converted is None:
+        raise NothingFound(
+            f"{tree.place()} holds no isaid data: looked for train|val/.../P0000.png with "
+            f"P0000_instance_color_RGB.png, or img_dir/train|val with ann_dir/train|val"
+        )
+    found = folder.find(converted, card)
     splits = {
         split: [Job(name=job.name, inputs=job.inputs, convert=_convert_ready, extra=job.extra) for job in jobs]
         for split, jobs in found.splits.items()

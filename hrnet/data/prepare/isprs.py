@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from hrnet.data.cards import Card
 from hrnet.data.prepare import folder
 from hrnet.data.prepare.colours import Colour, ids_of_colours, read_image, read_painted
-from hrnet.data.prepare.found import Converted, Found, Job, check_sizes, count_values
+from hrnet.data.prepare.found import Converted, Found, Job, NothingFound, check_sizes, count_values
 from hrnet.data.prepare.labels import apply_table, label_table
+from hrnet.data.prepare.sources import SOURCES
 from hrnet.data.prepare.tiling import encode_png, windows
 from hrnet.data.prepare.tree import File, Tree
 from hrnet.data.transforms import IGNORE
@@ -61,8 +62,8 @@ class Layout:
     bounded: re.Pattern[str]
     """Path of a label with boundaries, which is not to be used."""
 
-    download: str
-    """What to get, for messages."""
+    example: str
+    """An image's file name, for messages."""
 
     splits: Mapping[str, Sequence[str]]
     """Areas of train and val (mmsegmentation 1.2.2)."""
@@ -84,23 +85,24 @@ def find(tree: Tree, card: Card, layout: Layout) -> Found:
     label.
     """
     if not matches(tree, layout):
-        return folder.find(tree.locate("img_dir", "ann_dir") or tree, card)
+        return _ready(tree, card, layout)
     images, labels = _areas(tree, layout.image), _areas(tree, layout.label)
+    files = " and ".join(SOURCES[card.name].files)
     if not labels and (bounded := _areas(tree, layout.bounded)):
         raise DataError(
             f"{next(iter(bounded.values())).where} is a label with boundaries, which gives other numbers than the "
-            f"published ones, and there is none without; get {layout.download}"
+            f"published ones, and there is none without; get {files}"
         )
     splits: dict[str, list[Job]] = {}
     for split, areas in layout.splits.items():
         # The order of the reference's file names: "area11_..." before "area1_...".
         for area in sorted(set(areas) & set(images), key=lambda name: f"{name}_"):
             if area not in labels:
-                raise DataError(f"image {images[area].where} has no label; get {layout.download}")
+                raise DataError(f"image {images[area].where} has no label; get {files}")
             job = Job(name=area, inputs=(images[area], labels[area]), convert=_convert)
             splits.setdefault(split, []).append(job)
     if not splits:
-        raise DataError(f"{tree.place()} holds no {card.name} images; get {layout.download}")
+        raise NothingFound(f"{tree.place()} holds labels of {card.name} but no images such as {layout.example}")
     return Found(
         card=card,
         splits=splits,
@@ -108,6 +110,16 @@ def find(tree: Tree, card: Card, layout: Layout) -> Found:
         images={},
         incomplete=_incomplete(layout, images),
     )
+
+
+def _ready(tree: Tree, card: Card, layout: Layout) -> Found:
+    converted = tree.locate("img_dir", "ann_dir")
+    if converted is None:
+        raise NothingFound(
+            f"{tree.place()} holds no {card.name} data: looked for images such as {layout.example}, or "
+            f"img_dir/train|val with ann_dir/train|val"
+        )
+    return folder.find(converted, card)
 
 
 def _areas(tree: Tree, pattern: re.Pattern[str]) -> dict[str, File]:

@@ -16,7 +16,7 @@ LAYOUT = isprs.Layout(
     image=re.compile(r"(?:.*/)?top_potsdam_(\d+_\d+)_RGB\.tif"),
     label=re.compile(r"(?:.*/)?top_potsdam_(\d+_\d+)_label_noBoundary\.tif"),
     bounded=re.compile(r"(?:.*/)?top_potsdam_(\d+_\d+)_label\.tif"),
-    download="2_Ortho_RGB.zip and 5_Labels_all_noBoundary.zip",
+    example="2_Ortho_RGB/top_potsdam_2_10_RGB.tif",
     splits=PICTURES["potsdam"],
 )
 """File names and areas."""

@@ -24,6 +24,8 @@ CONVERTERS: Mapping[str, str] = {
     "potsdam": "potsdam",
     "vaihingen": "vaihingen",
     "isaid": "isaid",
+    "pascal-context": "pascal_context",
+    "pascal-context-59": "pascal_context",
 }
 """Published data set to the module of this package that converts it, in the order in which they are tried."""
 

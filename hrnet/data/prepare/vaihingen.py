@@ -17,9 +17,7 @@ LAYOUT = isprs.Layout(
     image=re.compile(r"(?:.*/)?top/top_mosaic_09cm_(area\d+)\.tif"),
     label=re.compile(r"(?:.*/)?top_mosaic_09cm_(area\d+)_noBoundary\.tif"),
     bounded=re.compile(r"(?!(?:.*/)?top/)(?:.*/)?top_mosaic_09cm_(area\d+)\.tif"),
-    download=(
-        "ISPRS_semantic_labeling_Vaihingen.zip and ISPRS_semantic_labeling_Vaihingen_ground_truth_eroded_COMPLETE.zip"
-    ),
+    example="top/top_mosaic_09cm_area1.tif",
     splits=PICTURES["vaihingen"],
 )
 """File names and areas; the ground truth's area9 is in no split."""

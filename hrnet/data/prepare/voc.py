@@ -21,13 +21,13 @@ from hrnet.data.prepare.labels import apply_table, label_table, read_image_size
 from hrnet.data.prepare.tree import File, Tree
 from hrnet.errors import DataError
 
-__all__ = ["additional", "find", "matches", "read_mat", "read_names"]
+__all__ = ["UNREADABLE", "additional", "find", "matches", "read_mat", "read_names"]
 
 _IMAGES, _LABELS, _LISTS = "JPEGImages", "SegmentationClass", "ImageSets/Segmentation"
 _AUG = "SegmentationClassAug"
 _YEAR = "VOC2012"
 
-_UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, OSError, NotImplementedError, zlib.error)
+UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, OSError, NotImplementedError, zlib.error)
 """What scipy raises for a damaged Matlab file, and numpy for one with something else in it."""
 
 
@@ -84,7 +84,7 @@ def read_mat(data: bytes, where: str) -> NDArray[np.uint8]:
             io.BytesIO(data), mat_dtype=True, squeeze_me=True, struct_as_record=False
         )
         return np.asarray(content["GTcls"].Segmentation).astype(np.uint8)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise DataError(f"label {where} is damaged or holds no GTcls.Segmentation ({error}); copy it again") from None
 
 
