@@ -149,9 +149,8 @@ def _jobs(
         splits[split] = [job for job in found.values() if job is not None]
         missing = [name for name, job in found.items() if job is None]
         if missing:
-            notes.append(
-                f"{len(missing)} of {len(names)} {split} images have no image or no label, such as {missing[0]}"
-            )
+            several = f"{len(missing)} of {len(names)} {split} images"
+            notes.append(f"{several} are not there or have no label, such as {missing[0]}")
     return {split: jobs for split, jobs in splits.items() if jobs}, notes
 
 
