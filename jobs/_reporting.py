@@ -34,8 +34,8 @@ _CONDITIONS = (
     "Published memory and speed are of V100 GPUs in single precision, measured by the authors of the table: the most "
     "that PyTorch allocated on one of four GPUs in training, and images per second at batch 1 without test-time "
     "augmentation. Rows without them were not measured separately.",
-    "Own memory and speed are of the device that the trial ran on, by the same protocol; every condition of a measurement "
-    "is in eval/speed.json of its run. Memory is not measured on a CPU.",
+    "Own memory and speed are of the device that the trial ran on, by the same protocol; eval/speed.json of its run "
+    "holds every condition. Memory is not measured on a CPU.",
 )
 
 
