@@ -12,6 +12,7 @@ from jobs.ui import DEFAULT_PORT, HOST
 from orchestrator import provenance
 from orchestrator.ledger import Ledger
 from orchestrator.report import Report, Row, collect, to_csv, to_html, to_json, to_markdown
+from orchestrator.report.text import gap
 from orchestrator.settings import Settings
 from orchestrator.storage import Storage
 
@@ -95,7 +96,8 @@ def write_report(places: Settings, report: Report, formats: Collection[str] = tu
 def print_leaderboard(report: Report) -> None:
     """Print the table on the terminal, section by section: reproduced beside published, and the verdicts.
 
-    "publ." is the published number of the column before it. Main facts alone; the written forms hold all.
+    "publ." is the published number of the column before it; a gap in brackets is for information only. Main facts
+    alone; the written forms hold all.
     """
     several = any(row.score and row.score.sd is not None for row in report.rows)
     columns = (
@@ -136,7 +138,7 @@ def _leaderboard_line(row: Row, *, several: bool) -> tuple[str, ...]:
         number(None if score is None else score.mean),
         *([number(None if score is None else score.sd)] if several else []),
         number(theirs.get("val/mIoU")),
-        "-" if row.gap is None else f"{row.gap:+.2f}",
+        gap(row, row.gap) or "-",
         number(None if flipped is None else flipped.mean),
         number(theirs.get("val/mIoU_ms_flip")),
         "n/a" if row.memory_on_cpu else number(row.memory, 1),
