@@ -264,7 +264,7 @@ def test_the_terminal_shows_the_sections(report: Report, capsys: pytest.CaptureF
     assert headings == list(SECTIONS)
     table = lines[: lines.index(report.summary)]
     assert len(table) == 1 + 9 + 45
-    assert max(len(line.rstrip()) for line in table) <= 121
+    assert max(len(line.rstrip()) for line in table) - len("  0.23") <= 120  # only several seeds need that column
     assert table[2].split() == ["fcn_hr18s_4xb2-40k_cityscapes-512x1024", "73.96", "-", "73.86", "+0.10", "75.46",
                                 "75.91", "1.2", "88.1", "reproduced"]  # fmt: skip
     (smoke,) = [line.split() for line in table if recipes()[9].name in line]
