@@ -27,6 +27,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Which cells, how, on what, where to."""
     add_filters(parser)
     add_launch(parser)
+    parser.add_argument(
+        "--smoke",
+        action="store_true",
+        help="try the cells on drawn data, small and a few iterations long; without filters all 45",
+    )
     add_yes(parser)
 
 
@@ -34,6 +39,10 @@ def run(args: argparse.Namespace) -> int:
     """Plan, ask, run, report; exit code 1 if a cell failed, 2 if something keeps a cell from running."""
     from jobs._planning import cluster_shape, draft, obstacles, print_plan, require_data
 
+    if args.smoke:
+        from jobs._smoke import arrange
+
+        arrange(args)
     require_data(args)
     made = draft(args, cluster_shape(args), free_dead=True)
     print_plan(made)
@@ -49,7 +58,12 @@ def run(args: argparse.Namespace) -> int:
             print("nothing was started")
             return 0
     outcomes = _carry_out(made, args.address)
-    return _conclude(made, outcomes)
+    code = _conclude(made, outcomes)
+    if args.smoke:
+        from jobs._smoke import verdict
+
+        return code if verdict(made) else FAILED
+    return code
 
 
 def _check_places(made: Draft) -> None:

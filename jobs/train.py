@@ -23,6 +23,7 @@ def run(args: argparse.Namespace) -> int:
     """Launch the cell."""
     # A name, not a pattern: brackets and stars in it would silently mean more than one cell.
     args.names, args.dataset, args.width, args.schedule = [args.recipe], [], [], []
+    args.smoke = False
     return launch.run(args)
 
 
