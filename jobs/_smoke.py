@@ -77,7 +77,7 @@ def draw_missing(uri: str, datasets: Sequence[str], *, train: int = _TRAIN, val:
             continue
         with tempfile.TemporaryDirectory(prefix="hrgrid-smoke-") as scratch:
             native = synthesise(name, Path(scratch) / name, train=train, val=val)
-            done = prepare(native, f"{uri}/{name}", dataset=name)
+            done = prepare(native, f"{uri}/{name}", dataset=name, partial=True)
         images = ", ".join(f"{count} {split}" for split, count in done.images.items())
         print(f"{name}: {images} images drawn and prepared in {uri}/{name}", flush=True)
 
