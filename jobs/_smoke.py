@@ -34,6 +34,7 @@ CHANGES = (
     "crop=x0.125",
     "train_scale=x0.125",
     "test_scale=x0.125",
+    "speed_images=4",
     "tta_ratios=0.75,1.0",
     "pretrained=none",
 )

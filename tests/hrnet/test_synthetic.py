@@ -226,3 +226,23 @@ def test_colour_labels_hold_exactly_the_palette(dataset: str, label: str, tmp_pa
         for colour in set(map(bytes, raw(path)[::3].reshape(-1, 3)))
     }
     assert colours == {*card(dataset).palette, (0, 0, 0)}
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_prepared_classes_have_the_colours_they_were_painted_with(dataset: str, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"train": 2, "val": 2, "seed": 2}
+    done = prepare(
+        synthesise(dataset, tmp_path / "plain", **options), tmp_path / "1", dataset=dataset, partial=True, workers=1
+    )
+    packed = synthesise(dataset, tmp_path / "packed", archives=True, **options)
+    assert prepare(packed, tmp_path / "2", dataset=dataset, partial=True, workers=1).fingerprint == done.fingerprint
+    assert min(done.images.values()) >= 2
+    split = open_dataset(tmp_path / "1").split("train")
+    painted = 35 + 0.75 * np.array(card(dataset).palette)[:, ::-1]
+    for sample in (split[0], split[1]):
+        values, counts = np.unique(sample.label, return_counts=True)
+        classes = [value for value, count in zip(values, counts, strict=True) if value < 255 and count >= 60]
+        assert len(classes) >= 3
+        seen = np.stack([sample.image[sample.label == value].mean(axis=0) for value in classes])
+        light = (seen * painted[classes]).sum() / (painted[classes] ** 2).sum()
+        assert np.abs(seen - light * painted[classes]).max() < 45
