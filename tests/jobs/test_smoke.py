@@ -74,6 +74,7 @@ def test_other_data_is_refused_and_nothing_is_drawn(tmp_path: Path) -> None:
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_slid_cell_for_real_and_its_relaunch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ("launch", "--smoke", SLID, "--storage", str(tmp_path / "results"))
     done = hrgrid(*words, "--yes", home=tmp_path)
