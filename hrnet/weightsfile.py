@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -138,7 +139,18 @@ def open_weights(path: Path) -> WeightsFile:
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise WeightsError(f"{path} holds no state dict: entry {name!r} is {type(value).__name__}, not a tensor")
     entries = {name.removeprefix("module."): value for name, value in content.items()}
-    return WeightsFile(path=path, entries=entries, meta=meta if isinstance(meta, Mapping) else {}, beside=beside)
+    return WeightsFile(path=path, entries=entries, meta=_meta(meta), beside=beside)
+
+
+def _meta(meta: object) -> Mapping[str, Any]:
+    """What a file says of itself; safetensors files hold texts alone, ours one JSON text."""
+    if not isinstance(meta, Mapping):
+        return {}
+    try:
+        inner = json.loads(meta["meta"])
+    except (KeyError, TypeError, ValueError):
+        return meta
+    return inner if isinstance(inner, dict) else meta
 
 
 def _is_colour(value: object) -> bool:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
+from orchestrator.errors import UsageError
 from orchestrator.grid import parse_overrides
 from orchestrator.settings import DEFAULT_BENCHMARK, DEFAULT_FOLDER, Settings, absolute_uri, make_settings
 
@@ -14,6 +15,7 @@ __all__ = [
     "add_address",
     "add_changes",
     "add_dashboard",
+    "add_device",
     "add_filters",
     "add_gangs",
     "add_json",
@@ -22,6 +24,7 @@ __all__ = [
     "add_places",
     "add_storage",
     "add_yes",
+    "device",
     "facets",
     "overrides_for",
     "positive",
@@ -128,6 +131,24 @@ def add_dashboard(parser: argparse.ArgumentParser) -> None:
         metavar="URL",
         help="the cluster's dashboard (default: $RAY_API_SERVER_ADDRESS, else http://127.0.0.1:8265)",
     )
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Where to compute."""
+    parser.add_argument("--device", metavar="D", help="cpu, cuda or cuda:N (default: cuda where there is one)")
+
+
+def device(args: argparse.Namespace) -> str:
+    """The device that was asked for, or the best there is; raises UsageError if it is not there."""
+    import torch
+
+    best = "cuda" if torch.cuda.is_available() else "cpu"
+    asked = args.device or best
+    kind, _, index = asked.partition(":")
+    there = {"cpu": 1, "cuda": torch.cuda.device_count()}.get(kind, 0)
+    if not there or (index and not (index.isdecimal() and int(index) < there)):
+        raise UsageError(f"there is no device {asked!r} here; leave --device out to use {best}")
+    return str(asked)
 
 
 def add_launch(parser: argparse.ArgumentParser) -> None:

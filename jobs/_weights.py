@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from hrnet.catalogue import Recipe
 from hrnet.errors import RecipeError, WeightsError, suggestion
+from hrnet.published import published
 from hrnet.workload import catalogue, custom_cards
 from jobs._options import overrides_for, settings
 from orchestrator.checkpoints import CheckpointStore
@@ -21,8 +22,12 @@ from orchestrator.storage import Storage
 
 if TYPE_CHECKING:
     from hrnet.model.segmentor import HRNetSegmentor
+    from hrnet.weights import LoadReport
 
-__all__ = ["catalogue_recipe", "found", "load_model", "stored_recipe"]
+__all__ = ["PUBLISHED", "catalogue_recipe", "found", "load_model", "stored_recipe"]
+
+PUBLISHED = "published"
+"""The word for the table's own checkpoint of a recipe."""
 
 _STATE = "state.pt"
 """The file that makes a folder a checkpoint folder."""
@@ -37,13 +42,23 @@ def catalogue_recipe(name: str, data: str | None, overrides: Sequence[str]) -> R
 
 
 @contextmanager
-def found(name: str, args: argparse.Namespace) -> Iterator[Path]:
-    """The weights file or checkpoint folder that a name means; a trial's last checkpoint, whose scores
-    the report shows, is downloaded for a while.
+def found(name: str, args: argparse.Namespace, recipe: Recipe | None = None) -> Iterator[Path]:
+    """The weights file or checkpoint folder that a name means: the table's checkpoint of a recipe, a file or folder,
+    a URL or S3 URI (fetched into the cache), or a trial, whose last checkpoint, which the report scores, is downloaded
+    for a while.
 
     Raises:
-        UsageError: it is no file or folder, and no trial of the storage.
+        UsageError: it is nothing of these.
+        WeightsError: it cannot be fetched.
     """
+    from hrnet.fetch import is_remote, local_copy
+
+    if name == PUBLISHED and recipe is not None:
+        yield _published(recipe)
+        return
+    if is_remote(name):
+        yield local_copy(name)
+        return
     path = Path(name)
     if path.exists():
         yield path.parent if path.name == _STATE else path
@@ -70,19 +85,32 @@ def stored_recipe(path: Path) -> Recipe | None:
     return read_recipe(path)[0]
 
 
-def load_model(path: Path, recipe: Recipe) -> HRNetSegmentor:
+def load_model(path: Path, recipe: Recipe) -> tuple[HRNetSegmentor, LoadReport]:
     """Build a recipe's model with the weights of a file or checkpoint folder; raises WeightsError."""
     from hrnet.model.segmentor import build_model
     from hrnet.weights import load_weights
 
     model = build_model(recipe.width, recipe.num_classes)
     report = load_weights(model, str(path / _STATE if path.is_dir() else path))
-    if report.missing:
+    missing = [name for name in report.missing if not name.endswith("num_batches_tracked")]
+    if missing:
         raise WeightsError(
-            f"{path} holds no complete segmentation network: {len(report.missing)} tensors are missing, the first is "
-            f"{report.missing[0]}; give a trained checkpoint"
+            f"{path} holds no complete segmentation network: {len(missing)} tensors are missing, the first is "
+            f"{missing[0]}; give a trained checkpoint"
         )
-    return model.eval()
+    return model.eval(), report
+
+
+def _published(recipe: Recipe) -> Path:
+    from hrnet.fetch import local_copy
+
+    row = published(recipe.name)
+    if row is None:
+        raise UsageError(
+            f"{recipe.name} has no row in the published table, and with it no published checkpoint (eight Pascal "
+            "Context recipes and those of custom data sets have none); give --weights FILE to score your own"
+        )
+    return local_copy(row.checkpoint, row.sha256_prefix)
 
 
 def _trial(name: str, ledger: Ledger, benchmark: str) -> Entry:

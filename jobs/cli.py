@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "evaluate": ("jobs.evaluate", "score a checkpoint on a data set's validation split"),
     "benchmark": ("jobs.benchmark", "measure memory and speed as the published table did"),
     "predict": ("jobs.predict", "segment images with a checkpoint"),
+    "weights": ("jobs.weights", "convert weights files: OpenMMLab, HRNet, timm in; OpenMMLab, ONNX out"),
     "status": ("jobs.status", "say where every cell of a benchmark is"),
     "report": ("jobs.report", "write the leaderboard beside the published numbers"),
     "ui": ("jobs.ui", "open the MLflow UI on the right store"),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from hrnet.catalogue import Recipe
 from hrnet.errors import DataError, RecipeError
 from jobs._command import main_of
-from jobs._options import add_json, add_name, add_places
+from jobs._options import add_device, add_json, add_name, add_places, device
 from jobs._weights import catalogue_recipe, found, load_model, stored_recipe
 
 if TYPE_CHECKING:
@@ -30,12 +30,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "weights",
         metavar="RUN|FILE",
-        help="a .pth file, a checkpoint folder, or the key, recipe name or MLflow run id of a trial in the storage",
+        help="a weights file, URL or S3 URI, a checkpoint folder, or the key, recipe name or MLflow run id of a trial "
+        "in the storage",
     )
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files, or folders of them")
     parser.add_argument("-o", "--to", required=True, type=Path, metavar="DIR", help="where to write")
     parser.add_argument("--recipe", metavar="NAME", help="recipe of a weights file that does not say its own")
     parser.add_argument("--ms-flip", action="store_true", help="average over six scales and mirrored images")
+    add_device(parser)
     add_places(parser)
     add_name(parser)
     add_json(parser)
@@ -47,11 +49,11 @@ def run(args: argparse.Namespace) -> int:
     _check_readable(images)
     with found(args.weights, args) as path:
         recipe = _recipe(args, path)
-        model = load_model(path, recipe)
-    import torch
-
+        model, loaded = load_model(path, recipe)
+    if not args.json:
+        print(loaded.summary(), flush=True)
     card = _card(recipe, args.data)
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    model.to(device(args))
     try:
         args.to.mkdir(parents=True, exist_ok=True)
     except OSError as error:
