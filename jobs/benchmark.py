@@ -91,8 +91,10 @@ def _fps(args: argparse.Namespace, recipe: Recipe, device: torch.device) -> Spee
     if args.weights is None:
         model = build_model(recipe.width, recipe.num_classes, seed=0)
     else:
-        with found(args.weights, args) as path:
-            model = load_model(path, recipe)
+        with found(args.weights, args, recipe) as path:
+            model, loaded = load_model(path, recipe)
+        if not args.json:
+            print(loaded.summary(), flush=True)
     seconds = args.seconds or (CPU_SECONDS if device.type == "cpu" else None)
     images = _images(args, recipe)
     measuring = speed.measure_speed(model.to(device), images, recipe, device, wanted=args.images, budget=seconds)
