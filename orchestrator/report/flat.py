@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from orchestrator.report.rows import MEMORY, SCORE, SCORE_MS_FLIP, SPEED, Row, Trial
 from orchestrator.report.table import Report
-from orchestrator.report.verdict import Sample, finite
+from orchestrator.report.verdict import DIGITS, Sample, finite
 from orchestrator.workload import Json
 
 __all__ = ["leaderboard", "to_csv", "to_json"]
@@ -75,11 +75,11 @@ def _flat(row: Row) -> dict[str, Json]:
         "n": len(row.counted),
         "published_mIoU": finite(row.published.get(SCORE)),
         **_score("mIoU", row.score),
-        "gap": row.gap,
+        "gap": _points(row.gap),
         "tolerance": row.tolerance,
         "published_mIoU_ms_flip": finite(row.published.get(SCORE_MS_FLIP)),
         **_score("mIoU_ms_flip", row.score_ms_flip),
-        "gap_ms_flip": row.gap_ms_flip,
+        "gap_ms_flip": _points(row.gap_ms_flip),
         "published_mem_gb": finite(row.published.get(MEMORY)),
         "mem_gb": row.memory,
         "published_fps": finite(row.published.get(SPEED)),
@@ -101,9 +101,9 @@ def _trial(row: Row, trial: Trial) -> dict[str, Json]:
         "step": trial.step,
         "total": trial.total,
         "mIoU": finite(trial.metrics.get(SCORE)),
-        "gap": trial.gap(row.published),
+        "gap": _points(trial.gap(row.published)),
         "mIoU_ms_flip": finite(trial.metrics.get(SCORE_MS_FLIP)),
-        "gap_ms_flip": trial.gap(row.published, SCORE_MS_FLIP),
+        "gap_ms_flip": _points(trial.gap(row.published, SCORE_MS_FLIP)),
         "mem_gb": finite(trial.metrics.get(MEMORY)),
         "fps": finite(trial.metrics.get(SPEED)),
         "device": trial.device,
@@ -116,6 +116,11 @@ def _trial(row: Row, trial: Trial) -> dict[str, Json]:
 
 def _score(name: str, sample: Sample | None) -> dict[str, float | None]:
     return {name: None if sample is None else sample.mean, f"{name}_sd": None if sample is None else sample.sd}
+
+
+def _points(gap: float | None) -> float | None:
+    """Without the noise of binary rounding, as the verdict reads it."""
+    return None if gap is None else round(gap, DIGITS)
 
 
 def _key(heading: str) -> str:

@@ -10,7 +10,7 @@ from typing import Literal, Self
 
 from orchestrator.ledger import State
 
-__all__ = ["MEANINGS", "TOLERANCE", "UNFINISHED", "VERDICTS", "Sample", "Verdict", "finite", "judge"]
+__all__ = ["DIGITS", "MEANINGS", "TOLERANCE", "UNFINISHED", "VERDICTS", "Sample", "Verdict", "finite", "judge"]
 
 TOLERANCE = 0.5
 """Points of a score that a reproduction may be away from the published one: training again with another seed moves a
@@ -44,7 +44,7 @@ UNFINISHED: Mapping[State, Verdict] = {
 }  # fmt: skip
 """What is said of a trial without a result; of several, the first found in this order."""
 
-_DIGITS = 6
+DIGITS = 6
 """Published scores have two decimals, so a gap of exactly the tolerance must not fall to binary rounding."""
 
 
@@ -77,7 +77,7 @@ class Sample:
 
 def judge(score: Sample, published: float) -> Verdict:
     """Say where a score stands beside the published one."""
-    gap, tolerance = round(score.mean - published, _DIGITS), round(score.tolerance, _DIGITS)
+    gap, tolerance = round(score.mean - published, DIGITS), round(score.tolerance, DIGITS)
     if gap < -tolerance:
         return "below"
     return "above" if gap > tolerance else "reproduced"
