@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,7 +13,7 @@ import pyarrow.fs as pafs
 
 from hrnet.errors import DataError
 
-__all__ = ["cached", "folders", "is_local", "join", "read", "sha256_file", "upload"]
+__all__ = ["cached", "folders", "is_local", "join", "read", "sha256_file", "staging", "upload"]
 
 _BLOCK = 1 << 22
 
@@ -61,8 +62,7 @@ def cached(uri: str, name: str, sha256: str, key: str) -> Path:
     Copies are kept under $HRGRID_CACHE (default ~/.cache/hrgrid), apart by `key`. One process of a machine downloads,
     the others wait for it. Raises DataError if the file cannot be had or does not have the hash.
     """
-    base = os.environ.get("HRGRID_CACHE") or Path.home() / ".cache" / "hrgrid"
-    path = Path(base) / "data" / key[:16] / name
+    path = _cache() / "data" / key[:16] / name
     try:
         if path.exists():
             return path
@@ -76,23 +76,41 @@ def cached(uri: str, name: str, sha256: str, key: str) -> Path:
     return path
 
 
-def upload(folder: Path, uri: str, *, last: str) -> None:
-    """Copy the files of a local folder to a remote location, the file named `last` at the end."""
+def upload(folder: Path, uri: str, *, last: str, progress: Callable[[int, int, str], None]) -> None:
+    """Make a remote location hold the files of a local folder, and no others right below it.
+
+    The file named `last` is removed first and written at the end, so that it is there only while all others are the
+    ones it speaks of. `progress` is called after each file. Raises DataError if the location cannot be written.
+    """
     filesystem, path = _filesystem(uri)
+    files = sorted(folder.iterdir(), key=lambda item: (item.name == last, item.name))
     try:
         filesystem.create_dir(path, recursive=True)
-        for file in sorted(folder.iterdir(), key=lambda item: (item.name == last, item.name)):
+        there = {entry.base_name for entry in filesystem.get_file_info(pafs.FileSelector(path)) if entry.is_file}
+        for name in sorted(there - {file.name for file in files} | there & {last}, key=lambda name: name != last):
+            filesystem.delete_file(f"{path}/{name}")
+        for number, file in enumerate(files):
             with file.open("rb") as source, filesystem.open_output_stream(f"{path}/{file.name}") as target:
                 while block := source.read(_BLOCK):
                     target.write(block)
+            progress(number + 1, len(files), f"uploaded {file.name}")
     except OSError as error:
         raise DataError(f"cannot write the data set to {uri}: {error}") from error
+
+
+def staging(uri: str) -> Path:
+    """Return the folder of this machine's cache in which what is to be uploaded to a location is made."""
+    return _cache() / "preparing" / hashlib.sha256(uri.rstrip("/").encode()).hexdigest()[:16]
 
 
 def sha256_file(path: Path) -> str:
     """Return the hex digest of a local file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("HRGRID_CACHE") or Path.home() / ".cache" / "hrgrid")
 
 
 def _filesystem(uri: str) -> tuple[pafs.FileSystem, str]:

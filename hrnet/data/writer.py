@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,12 +18,25 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from hrnet.data.building import Building, Closed, build
 from hrnet.data.cards import Card
 from hrnet.data.location import sha256_file
 from hrnet.data.shards import FORMAT, MANIFEST
 from hrnet.errors import DataError
 
-__all__ = ["Encoded", "ShardWriter", "encode", "fingerprint", "partial_counts", "sample_digest", "write_dataset"]
+__all__ = [
+    "SHARD_BYTES",
+    "Encoded",
+    "ShardWriter",
+    "disk_errors",
+    "encode",
+    "fingerprint",
+    "partial_counts",
+    "publish",
+    "sample_digest",
+    "write_dataset",
+    "write_splits",
+]
 
 SHARD_BYTES = 128 * 2**20
 """A shard is closed when it holds this much."""
@@ -66,11 +79,20 @@ class Encoded:
     raw: tuple[int, ...] = ()
     """Number of pixels of each of the 256 values of the label file, if known."""
 
+    job: int = 0
+    """Number, in its split, of the source image that it comes from."""
+
 
 def encode(
-    name: str, image: bytes, label: NDArray[np.uint8], num_classes: int, *, raw: NDArray[np.int64] | None = None
+    name: str,
+    image: bytes,
+    label: NDArray[np.uint8],
+    num_classes: int,
+    *,
+    raw: NDArray[np.int64] | None = None,
+    job: int = 0,
 ) -> Encoded:
-    """Encode a sample; `label` is HxW uint8 with values 0..num_classes-1 or 255, `raw` as in Encoded."""
+    """Encode a sample; `label` is HxW uint8 with values 0..num_classes-1 or 255, `raw` and `job` as in Encoded."""
     done, png = cv2.imencode(".png", label)
     if not done:
         raise DataError(f"the label of {name!r} cannot be encoded as PNG")
@@ -84,6 +106,7 @@ def encode(
         pixels=(*(int(count) for count in counts[:num_classes]), int(counts[255])),
         digest=sample_digest(name, image, label),
         raw=() if raw is None else tuple(raw.tolist()),
+        job=job,
     )
 
 
@@ -115,18 +138,15 @@ def partial_counts(card: Card, images: Mapping[str, int]) -> dict[str, dict[str,
 
 
 class ShardWriter:
-    """Writes the shards of one split into a folder; a context manager."""
+    """Writes the shards of one split into a building, after those that it has already; a context manager."""
 
-    def __init__(self, folder: Path, split: str, num_classes: int, *, shard_bytes: int = SHARD_BYTES) -> None:
-        self._folder = folder
+    def __init__(self, building: Building, split: str) -> None:
+        self._building = building
         self._split = split
-        self._limit = shard_bytes
         self._writer: pq.ParquetWriter | None = None
-        self._held = 0
-        self._shards: list[dict[str, Any]] = []
-        self._pixels = np.zeros(num_classes + 1, dtype=np.int64)
-        self._raw = np.zeros(256, dtype=np.int64)
-        self.digests: list[str] = []
+        self._held: list[Encoded] = []
+        self._bytes = 0
+        self._last, self._taken = building.start(split)
 
     def __enter__(self) -> ShardWriter:
         return self
@@ -135,53 +155,57 @@ class ShardWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is None:
-            self._close()
+            self._close(self._last + 1, 0)
         elif self._writer is not None:
             self._writer.close()
 
     def add(self, sample: Encoded) -> None:
         """Append a sample as a row group of its own."""
+        if sample.job != self._last:
+            self._last, self._taken = sample.job, 0
         size = len(sample.image) + len(sample.label)
-        if self._writer is not None and self._held + size > self._limit:
-            self._close()
+        if self._writer is not None and self._bytes + size > self._building.shard_bytes:
+            self._close(self._last, self._taken)
         if self._writer is None:
             self._open()
         assert self._writer is not None
         row = {key: [getattr(sample, key)] for key in _COLUMNS}
         self._writer.write_table(pa.table(row, schema=_SCHEMA))
-        self._held += size
-        self._shards[-1]["images"] += 1
-        self._pixels += np.array(sample.pixels, dtype=np.int64)
-        if sample.raw:
-            self._raw += np.array(sample.raw, dtype=np.int64)
-        self.digests.append(sample.digest)
-
-    def summary(self) -> dict[str, Any]:
-        """Return the split's part of the manifest, once closed."""
-        return {
-            "images": len(self.digests),
-            "shards": self._shards,
-            "class_pixels": self._pixels[:-1].tolist(),
-            "ignored_pixels": int(self._pixels[-1]),
-            "raw_values": {str(value): int(count) for value, count in enumerate(self._raw) if count},
-        }
+        self._bytes += size
+        self._taken += 1
+        # What is written is not kept in memory, only what the journal and the manifest say of it.
+        self._held.append(replace(sample, image=b"", label=b""))
 
     def _open(self) -> None:
-        file = f"{self._split}-{len(self._shards):05d}.parquet"
-        self._shards.append({"file": file, "images": 0})
-        self._held = 0
+        self._held, self._bytes = [], 0
         # Images are compressed already, and statistics would copy whole images into the footer.
         self._writer = pq.ParquetWriter(
-            self._folder / file, _SCHEMA, compression="none", use_dictionary=False, write_statistics=False
+            self._path(), _SCHEMA, compression="none", use_dictionary=False, write_statistics=False
         )
 
-    def _close(self) -> None:
+    def _path(self) -> Path:
+        return self._building.folder / f"{self._split}-{len(self._building.closed(self._split)):05d}.parquet"
+
+    def _close(self, job: int, taken: int) -> None:
         if self._writer is None:
             return
         self._writer.close()
         self._writer = None
-        path = self._folder / self._shards[-1]["file"]
-        self._shards[-1] |= {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+        path = self._path()
+        size, digest = path.stat().st_size, sha256_file(path)
+        raw = [sample.raw or (0,) * 256 for sample in self._held]
+        self._building.add(
+            Closed(
+                split=self._split,
+                shard={"file": path.name, "images": len(self._held), "bytes": size, "sha256": digest},
+                names=tuple(sample.name for sample in self._held),
+                digests=tuple(sample.digest for sample in self._held),
+                pixels=_sum([sample.pixels for sample in self._held]),
+                raw=_sum(raw),
+                job=job,
+                taken=taken,
+            )
+        )
 
 
 def write_dataset(
@@ -195,52 +219,66 @@ def write_dataset(
 ) -> dict[str, Any]:
     """Write a prepared data set into a local folder, which is replaced if it exists; returns the manifest.
 
-    Everything is written beside `destination` and renamed at the end, so an interrupted call leaves no data set, and
-    the next one starts cleanly. `extra` files are written too; `before_publishing` sees the manifest and may raise.
-    Raises DataError when the disk refuses (full, read-only).
+    Everything is written beside `destination` and renamed at the end, so an interrupted call leaves no data set.
+    `extra` files are written too; `before_publishing` sees the manifest and may raise. Raises DataError when the disk
+    refuses (full, read-only), or another process writes to the same destination.
     """
-    building = destination.parent / f".{destination.name}.preparing"
-    try:
-        shutil.rmtree(building, ignore_errors=True)
-        building.mkdir(parents=True)
-        for name, content in (extra or {}).items():
-            (building / name).write_bytes(content)
-        manifest = _write(building, card, splits, shard_bytes)
+    with disk_errors(destination), build(destination, None, shard_bytes) as building:
+        manifest = write_splits(building, card, splits)
         if before_publishing is not None:
             before_publishing(manifest)
-        _replace(building, destination)
-    except OSError as error:
-        raise DataError(f"cannot write the data set {destination}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
+        publish(building, destination, manifest, extra or {})
     return manifest
 
 
-def _write(folder: Path, card: Card, splits: Mapping[str, Iterable[Encoded]], shard_bytes: int) -> dict[str, Any]:
-    summaries, digests = {}, {}
+def write_splits(building: Building, card: Card, splits: Mapping[str, Iterable[Encoded]]) -> dict[str, Any]:
+    """Write the samples that are still to come of each split; returns the manifest of all."""
     for split, samples in splits.items():
-        with ShardWriter(folder, split, card.num_classes, shard_bytes=shard_bytes) as writer:
+        with ShardWriter(building, split) as writer:
             for sample in samples:
                 writer.add(sample)
-        summaries[split], digests[split] = writer.summary(), writer.digests
-    manifest = {
+    closed = {split: building.closed(split) for split in splits}
+    digests = {split: [digest for each in shards for digest in each.digests] for split, shards in closed.items()}
+    return {
         "format": FORMAT,
         "fingerprint": fingerprint(card, digests),
         "card": card.to_dict(),
-        "splits": summaries,
-        "partial": partial_counts(card, {split: summary["images"] for split, summary in summaries.items()}),
+        "splits": {split: _summary(shards, card.num_classes) for split, shards in closed.items()},
+        "partial": partial_counts(card, {split: len(each) for split, each in digests.items()}),
     }
-    with (folder / MANIFEST).open("w", encoding="utf-8") as file:
-        json.dump(manifest, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    return manifest
 
 
-def _replace(built: Path, destination: Path) -> None:
-    old = destination.parent / f".{destination.name}.old"
-    shutil.rmtree(old, ignore_errors=True)
-    if destination.exists():
-        destination.rename(old)
-    built.rename(destination)
-    shutil.rmtree(old, ignore_errors=True)
+def publish(building: Building, destination: Path, manifest: Mapping[str, Any], extra: Mapping[str, bytes]) -> None:
+    """Write the manifest and the `extra` files, and rename the building to the destination."""
+    files = {**extra, MANIFEST: json.dumps(manifest, indent=1).encode()}
+    for name, content in files.items():
+        with (building.folder / name).open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    building.finish(destination)
+
+
+@contextmanager
+def disk_errors(destination: Path) -> Iterator[None]:
+    """Turn what the operating system refuses into a DataError that names the destination."""
+    try:
+        yield
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise DataError(f"cannot write the data set {destination}: {reason}") from error
+
+
+def _summary(closed: Sequence[Closed], num_classes: int) -> dict[str, Any]:
+    pixels = _sum([each.pixels for each in closed]) or (0,) * (num_classes + 1)
+    return {
+        "images": sum(len(each.digests) for each in closed),
+        "shards": [dict(each.shard) for each in closed],
+        "class_pixels": list(pixels[:-1]),
+        "ignored_pixels": pixels[-1],
+        "raw_values": {str(value): count for value, count in enumerate(_sum([each.raw for each in closed])) if count},
+    }
+
+
+def _sum(rows: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    return tuple(sum(column) for column in zip(*rows, strict=True))

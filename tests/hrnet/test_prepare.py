@@ -1,10 +1,7 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
 import shutil
-import signal
 from pathlib import Path
 
 import cv2
@@ -206,26 +203,6 @@ def test_folders_that_are_no_data_set_say_what_was_looked_for(tmp_path: Path) ->
         prepare(tmp_path, tmp_path / "out", dataset="loveda")
     with pytest.raises(DataError, match="did you mean 'ade20k'"):
         prepare(tmp_path, tmp_path / "out", dataset="ade")
-
-
-def _prepare_slowly(source: Path, destination: Path) -> None:
-    def stop_after_three(done: int, _total: int, _note: str) -> None:
-        if done == 3:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    prepare(source, destination, progress=stop_after_three)
-
-
-def test_a_killed_prepare_leaves_no_data_set_and_is_repeated(folder: Path, tmp_path: Path) -> None:
-    process = multiprocessing.get_context("spawn").Process(target=_prepare_slowly, args=(folder, tmp_path / "out"))
-    process.start()
-    process.join()
-    assert process.exitcode == -signal.SIGKILL
-    assert not (tmp_path / "out").exists()
-    with pytest.raises(DataError, match="is no prepared data set"):
-        open_dataset(tmp_path / "out")
-    assert prepare(folder, tmp_path / "out").images == {"train": 3, "val": 2}
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "source"]
 
 
 def test_a_disk_that_refuses_is_a_data_error(folder: Path, tmp_path: Path) -> None:

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
-import tempfile
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
 
+from hrnet.data.building import build, exclusive
 from hrnet.data.cards import Card
 from hrnet.data.finding import told
 from hrnet.data.gate import manifest_findings, name_findings
-from hrnet.data.location import is_local, join, read, upload
+from hrnet.data.location import is_local, join, read, staging, upload
+from hrnet.data.prepare.convert import convert_all
 from hrnet.data.prepare.found import Found, Job
 from hrnet.data.prepare.recognise import recognise
 from hrnet.data.prepare.sources import get_it
 from hrnet.data.prepare.tree import open_tree
 from hrnet.data.shards import MANIFEST, open_dataset
-from hrnet.data.writer import Encoded, encode, partial_counts, write_dataset
+from hrnet.data.writer import SHARD_BYTES, disk_errors, partial_counts, publish, write_splits
 from hrnet.errors import DataError
 
 __all__ = ["Prepared", "Progress", "prepare"]
@@ -90,28 +91,42 @@ def prepare(
             destination holds something else, or the disk refuses.
     """
     where = str(destination)
-    scratch = Path(where if below else Path(where).absolute().parent) if is_local(where) else None
+    scratch = Path(where if below else Path(where).absolute().parent) if is_local(where) else staging(where)
     with open_tree(Path(source), scratch) as tree:
         found = recognise(tree, dataset=dataset, card=card)
         if below:
             where = join(where, found.card.name)
         _check_names(found, tree.source, partial=partial, force=force)
-        signature = _signature(found)
+        task = _Task(
+            source=tree.source,
+            where=where,
+            found=found,
+            signature=_signature(found),
+            partial=partial,
+            force=force,
+            workers=workers or os.cpu_count() or 1,
+            progress=progress or _say_nothing,
+        )
         if not force:
             _check_destination(where)
-            if _is_up_to_date(where, signature):
+            if _is_up_to_date(where, task.signature):
                 return _summary(where, found, (), skipped=True)
-        threads = workers or os.cpu_count() or 1
-        done = count(1)
-        total = sum(len(jobs) for jobs in found.splits.values())
-        names: dict[str, list[str]] = {split: [] for split in found.splits}
-        splits = {
-            split: _named(_convert_all(jobs, found.card, threads, split, done, total, progress), names[split])
-            for split, jobs in found.splits.items()
-        }
-        extra = {_SOURCE: json.dumps({"signature": signature}).encode()}
-        notes = _write(tree.source, where, found.card, splits, names, extra, force)
+        notes = _write(task, Path(where).absolute()) if is_local(where) else _write_remote(task)
     return _summary(where, found, notes, skipped=False)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Task:
+    """What is to be prepared, and how."""
+
+    source: Path
+    where: str
+    found: Found
+    signature: str
+    partial: bool
+    force: bool
+    workers: int
+    progress: Progress
 
 
 def _check_names(found: Found, source: Path, *, partial: bool, force: bool) -> None:
@@ -126,56 +141,15 @@ def _check_names(found: Found, source: Path, *, partial: bool, force: bool) -> N
         return
     unknown = found.splits.keys() - images.keys()
     missing = {split: each for split, each in partial_counts(found.card, images).items() if split not in unknown}
+    if missing or found.incomplete:
+        raise DataError(f"{source} {_incomplete(found, missing, *(told([finding]) for finding in findings))}")
+
+
+def _incomplete(found: Found, missing: Mapping[str, Mapping[str, int]], *more: str) -> str:
     counted = [f"{each['images']} of {each['complete']} {split} images" for split, each in missing.items()]
-    if not counted and not found.incomplete:
-        return
-    counts = " and ".join([*counted, *found.incomplete])
-    told_too = (*found.notes, *(told([finding]) for finding in findings), get_it(found.card.name))
-    more = "".join(f"; {note}" for note in told_too if note)
-    raise DataError(
-        f"{source} holds {counts} of {found.card.title}{more}; or give --partial to prepare what "
-        f"is there (its results are then marked not comparable)"
-    )
-
-
-def _convert(job: Job, card: Card) -> list[Encoded]:
-    return [
-        encode(each.name, each.image, each.label, card.num_classes, raw=each.raw) for each in job.convert(job, card)
-    ]
-
-
-def _convert_all(
-    jobs: Sequence[Job],
-    card: Card,
-    threads: int,
-    split: str,
-    done: Iterator[int],
-    total: int,
-    progress: Progress | None,
-) -> Iterator[Encoded]:
-    """Yield the encoded samples in order; a few jobs are always under way (decoding and hashing release the lock)."""
-    with ThreadPoolExecutor(threads) as pool:
-        ahead: deque[tuple[Job, Future[list[Encoded]]]] = deque()
-        waiting = iter(jobs)
-        try:
-            while True:
-                while len(ahead) < 2 * threads and (job := next(waiting, None)) is not None:
-                    ahead.append((job, pool.submit(_convert, job, card)))
-                if not ahead:
-                    return
-                job, future = ahead.popleft()
-                yield from future.result()
-                if progress is not None:
-                    progress(next(done), total, f"{split} {job.name}")
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _named(samples: Iterator[Encoded], names: list[str]) -> Iterator[Encoded]:
-    """Pass samples on and keep their names, for the gate."""
-    for sample in samples:
-        names.append(sample.name)
-        yield sample
+    counts = f"{' and '.join([*counted, *found.incomplete])} of {found.card.title}"
+    reasons = "; ".join(said for said in (counts, *found.notes, *more, get_it(found.card.name)) if said)
+    return f"holds {reasons}; or give --partial to prepare what is there (its results are then marked not comparable)"
 
 
 def _signature(found: Found) -> str:
@@ -206,41 +180,68 @@ def _is_up_to_date(where: str, signature: str) -> bool:
     return not is_local(where) or all(file.is_file() and file.stat().st_size == size for file, size in files)
 
 
-def _write(
-    source: Path,
-    where: str,
-    card: Card,
-    splits: Mapping[str, Iterator[Encoded]],
-    names: Mapping[str, Sequence[str]],
-    extra: Mapping[str, bytes],
-    force: bool,
-) -> Sequence[str]:
-    """Write the samples and publish them, unless the integrity gate refuses; returns what it has to say."""
-    notes: list[str] = []
+def _write(task: _Task, destination: Path) -> Sequence[str]:
+    """Write a data set to disk and publish it, unless the integrity gate refuses; returns what it has to say."""
+    found = task.found
+    total = sum(len(jobs) for jobs in found.splits.values())
+    with disk_errors(destination), build(destination, task.signature, SHARD_BYTES) as building:
+        done = count(1 + sum(building.start(split)[0] for split in found.splits))
 
-    def approve(manifest: Mapping[str, Any]) -> None:
-        findings = manifest_findings(card, manifest, names)
-        notes.extend(told([finding]) for finding in findings if finding.kind not in ("count", "absent"))
-        if force:
-            return
-        if fatal := [finding for finding in findings if finding.fatal]:
-            raise DataError(f"{source} is wrong, so nothing was written to {where}: {told(fatal)}")
-        there = open_dataset(where) if read(where, MANIFEST) is not None else None
-        if there is not None and there.fingerprint != manifest["fingerprint"]:
-            prints = f"fingerprint {there.fingerprint[:12]}, new {manifest['fingerprint'][:12]}"
-            raise DataError(
-                f"{where} already holds {there.card.title} with other content ({prints}); "
-                f"choose another destination, or force it"
-            )
+        def tell(split: str, job: Job) -> None:
+            task.progress(next(done), total, f"{split} {job.name}")
 
-    if is_local(where):
-        write_dataset(Path(where).absolute(), card, splits, extra=extra, before_publishing=approve)
-        return notes
-    with tempfile.TemporaryDirectory(prefix="hrgrid-") as scratch:
-        built = Path(scratch) / "data"
-        write_dataset(built, card, splits, extra=extra, before_publishing=approve)
-        upload(built, where, last=MANIFEST)
+        splits = {
+            split: convert_all(jobs, found.card, task.workers, building.start(split), functools.partial(tell, split))
+            for split, jobs in found.splits.items()
+        }
+        manifest = write_splits(building, found.card, splits)
+        names = {split: [name for each in building.closed(split) for name in each.names] for split in found.splits}
+        notes = _approve(task, destination, manifest, names)
+        extra = {_SOURCE: json.dumps({"signature": task.signature}).encode()}
+        publish(building, destination, manifest, extra)
     return notes
+
+
+def _write_remote(task: _Task) -> Sequence[str]:
+    """Write a data set beside this machine's cache and upload it; what an interrupted upload left is used again."""
+    folder = staging(task.where)
+    staged = folder / "data"
+    with disk_errors(staged), exclusive(folder):
+        notes: Sequence[str] = ()
+        if not _is_up_to_date(str(staged), task.signature):
+            notes = _write(task, staged)
+        _keep_what_is_there(task, task.where, open_dataset(staged).fingerprint)
+        upload(staged, task.where, last=MANIFEST, progress=task.progress)
+        shutil.rmtree(folder, ignore_errors=True)
+    return notes
+
+
+def _approve(
+    task: _Task, destination: Path, manifest: Mapping[str, Any], names: Mapping[str, Sequence[str]]
+) -> list[str]:
+    """Refuse what must not be published; return what else the integrity gate says."""
+    findings = manifest_findings(task.found.card, manifest, names)
+    if not task.force and (fatal := [finding for finding in findings if finding.fatal]):
+        raise DataError(f"{task.source} is wrong, so nothing was written to {task.where}: {told(fatal)}")
+    if manifest["partial"] and not task.partial:
+        said = _incomplete(task.found, manifest["partial"])
+        raise DataError(f"{task.source} {said}; nothing was written to {task.where}")
+    _keep_what_is_there(task, str(destination), manifest["fingerprint"])
+    return [told([finding]) for finding in findings if finding.kind not in ("count", "absent")]
+
+
+def _keep_what_is_there(task: _Task, where: str, fingerprint: str) -> None:
+    there = open_dataset(where) if not task.force and read(where, MANIFEST) is not None else None
+    if there is not None and there.fingerprint != fingerprint:
+        prints = f"fingerprint {there.fingerprint[:12]}, new {fingerprint[:12]}"
+        raise DataError(
+            f"{where} already holds {there.card.title} with other content ({prints}); "
+            f"choose another destination, or force it"
+        )
+
+
+def _say_nothing(_done: int, _total: int, _what: str) -> None:
+    pass
 
 
 def _summary(where: str, found: Found, notes: Sequence[str], *, skipped: bool) -> Prepared:

@@ -1,0 +1,197 @@
+"""Preparing is killed, interrupted, run twice at a time: the data set is whole or absent, and no work is lost."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from moto.server import ThreadedMotoServer
+
+import hrnet.data.prepare.run as prepare_module
+from hrnet.data.building import exclusive
+from hrnet.data.cards import Card
+from hrnet.data.prepare.run import Prepared, prepare
+from hrnet.data.shards import open_dataset
+from hrnet.errors import DataError
+
+CARD = Card(
+    name="two",
+    title="Two",
+    inherits="cityscapes",
+    classes=("a", "b"),
+    palette=((0, 0, 0), (255, 255, 255)),
+    image_suffix=".png",
+)
+SHARD_BYTES = 3000
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 9), ("val", 4)):
+        for kind, shape in (("images", (16, 20, 3)), ("annotations", (16, 20))):
+            folder = tmp_path / "source" / kind / split
+            folder.mkdir(parents=True)
+            for index in range(count):
+                top = 256 if kind == "images" else 2
+                cv2.imwrite(str(folder / f"{index}.png"), rng.integers(0, top, shape).astype(np.uint8))
+    return tmp_path / "source"
+
+
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prepare_module, "SHARD_BYTES", SHARD_BYTES)
+
+
+KILLED = """
+import os, signal, sys
+import hrnet.data.prepare.run as module
+
+def kill(done, total, what):
+    if done == 12:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+module.SHARD_BYTES = int(sys.argv[3])
+module.prepare(sys.argv[1], sys.argv[2], card=sys.argv[4], progress=kill)
+"""
+
+
+def interrupt_during(source: Path, destination: str | Path, after: int) -> None:
+    def interrupt(done: int, _total: int, _what: str) -> None:
+        if done == after:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(source, destination, card=CARD, progress=interrupt)
+
+
+def steps_of(source: Path, destination: str | Path, **options: bool) -> tuple[Prepared, list[tuple[int, int, str]]]:
+    steps: list[tuple[int, int, str]] = []
+    return prepare(source, destination, card=CARD, progress=lambda *step: steps.append(step), **options), steps
+
+
+def test_a_killed_run_goes_on_where_its_last_closed_shard_ends(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "card.json").write_text(json.dumps(CARD.to_dict()))
+    unbroken = prepare(source, tmp_path / "unbroken", card=tmp_path / "card.json")
+    words = (source, tmp_path / "out", str(SHARD_BYTES), tmp_path / "card.json")
+    assert subprocess.run([sys.executable, "-c", KILLED, *words], check=False).returncode == -signal.SIGKILL
+    assert not (tmp_path / "out").exists()
+    assert (tmp_path / ".out.preparing").is_dir()
+    steps: list[tuple[int, int, str]] = []
+    done = prepare(source, tmp_path / "out", card=tmp_path / "card.json", progress=lambda *step: steps.append(step))
+    assert done.fingerprint == unbroken.fingerprint
+    assert 9 < steps[0][0] <= 13
+    assert [step[0] for step in steps] == list(range(steps[0][0], 14))
+    for file in ("manifest.json", *(path.name for path in (tmp_path / "unbroken").glob("*.parquet"))):
+        assert (tmp_path / "out" / file).read_bytes() == (tmp_path / "unbroken" / file).read_bytes(), file
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["card.json", "out", "source", "unbroken"]
+
+
+def test_a_damaged_or_outdated_rest_is_not_taken_up(source: Path, tmp_path: Path) -> None:
+    interrupt_during(source, tmp_path / "out", 9)
+    shards = sorted((tmp_path / ".out.preparing").glob("train-*.parquet"))
+    assert len(shards) > 2
+    shards[1].write_bytes(shards[1].read_bytes()[:-1] + b"x")
+    with (tmp_path / ".out.preparing" / "journal.jsonl").open("a") as journal:
+        journal.write('{"split": "tra')
+    first = len(open_names(shards[0]))
+    done, steps = steps_of(source, tmp_path / "out")
+    assert steps[0][0] == first + 1
+    interrupt_during(source, tmp_path / "other", 9)
+    image = source / "images/train/0.png"
+    os.utime(image, ns=(1, 1))
+    again, steps = steps_of(source, tmp_path / "other")
+    assert (steps[0][0], again.fingerprint) == (1, done.fingerprint)
+
+
+def open_names(shard: Path) -> list[str]:
+    import pyarrow.parquet as pq
+
+    return [str(name) for name in pq.read_table(shard, columns=["name"])["name"].to_pylist()]
+
+
+def test_an_interrupt_keeps_closed_shards_and_an_error_nothing(source: Path, tmp_path: Path) -> None:
+    interrupt_during(source, tmp_path / "out", 6)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".out.preparing", "source"]
+    assert steps_of(source, tmp_path / "out")[1][0][0] > 1
+    (source / "images/val/3.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match="truncated, damaged or no image"):
+        prepare(source, tmp_path / "broken", card=CARD)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "source"]
+
+
+def test_two_at_once_are_refused(source: Path, tmp_path: Path) -> None:
+    with exclusive(tmp_path / "out"), pytest.raises(DataError, match=r"another process prepares .*out right now"):
+        prepare(source, tmp_path / "out", card=CARD)
+    # A file that a killed process left is no lock.
+    (tmp_path / ".out.lock").touch()
+    assert prepare(source, tmp_path / "out", card=CARD).images == {"train": 9, "val": 4}
+    assert not (tmp_path / ".out.lock").exists()
+
+
+def test_a_lock_on_a_removed_file_keeps_nobody_out(tmp_path: Path) -> None:
+    path = tmp_path / ".out.lock"
+    with path.open("w") as stale:
+        fcntl.flock(stale, fcntl.LOCK_EX)
+        path.unlink()
+        with exclusive(tmp_path / "out"):
+            assert path.exists()
+        assert not path.exists()
+
+
+@pytest.fixture
+def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    monkeypatch.setenv("HRGRID_CACHE", str(tmp_path / "cache"))
+    import boto3
+
+    boto3.client("s3").create_bucket(Bucket="data")
+    yield "data"
+    server.stop()
+
+
+def keys(bucket: str) -> list[str]:
+    import boto3
+
+    found = boto3.client("s3").list_objects_v2(Bucket=bucket).get("Contents", [])
+    return sorted(item["Key"] for item in found if not item["Key"].endswith("/"))
+
+
+def test_to_s3_with_an_interrupt_and_a_replacement(source: Path, tmp_path: Path, bucket: str) -> None:
+    unbroken = prepare(source, tmp_path / "unbroken", card=CARD)
+    where = f"s3://{bucket}/sets"
+    interrupt_during(source, f"{where}/two", 11)
+    assert keys(bucket) == []
+    done, steps = steps_of(source, f"{where}/two")
+    assert done.fingerprint == unbroken.fingerprint
+    assert steps[0][0] > 1
+    assert steps[-1][2] == "uploaded manifest.json"
+    assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []
+    assert steps_of(source, f"{where}/two")[0].skipped
+    before = keys(bucket)
+    for path in source.rglob("train/*.png"):
+        if path.stem > "2":
+            path.unlink()
+    with pytest.raises(DataError, match="already holds Two with other content"):
+        prepare(source, f"{where}/two", card=CARD)
+    assert keys(bucket) == before
+    fewer = prepare(source, where, card=CARD, below=True, force=True)
+    assert fewer.images == {"train": 3, "val": 4}
+    assert "sets/two/train-00001.parquet" in before
+    names = {shard["file"] for part in open_dataset(fewer.uri).manifest["splits"].values() for shard in part["shards"]}
+    assert keys(bucket) == sorted(f"sets/two/{name}" for name in (*names, "manifest.json", "source.json"))
