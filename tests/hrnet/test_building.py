@@ -160,8 +160,8 @@ def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setenv("HRGRID_CACHE", str(tmp_path / "cache"))
     import boto3
 
-    boto3.client("s3").create_bucket(Bucket="data")
-    yield "data"
+    boto3.client("s3").create_bucket(Bucket="built")
+    yield "built"
     server.stop()
 
 
