@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from hrnet.data.cards import card
-from hrnet.data.prepare.detail import read_detail
 from hrnet.data.prepare.pascal_context import ANNOTATED, IDS
 from hrnet.data.prepare.recognise import recognise
 from hrnet.data.prepare.rle import decode, run_lengths
@@ -185,8 +184,11 @@ def test_an_image_without_regions_is_no_image_of_background(ready: Path) -> None
     known = detail(labels(ready))
     name, identity = known["images"][0]["file_name"][:-4], known["images"][0]["image_id"]
     known["annos_segmentation"] = [each for each in known["annos_segmentation"] if each["image_id"] != identity]
-    found = read_detail(json.dumps(known).encode(), "x.json")
-    assert (found.empty, [len(found.splits[split]) for split in ("train", "val")]) == ([name], [1, 2])
+    (without_pngs(ready) / "trainval_merged.json").write_text(json.dumps(known))
+    with open_tree(ready) as tree:
+        found = recognise(tree, dataset="pascal-context")
+    assert {split: len(jobs) for split, jobs in found.splits.items()} == {"train": 1, "val": 2}
+    assert found.notes[0].endswith(f"have no annotation, such as {name}; they were left aside")
 
 
 def test_a_complete_conversion_of_detail_is_complete(ready: Path) -> None:

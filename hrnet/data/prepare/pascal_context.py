@@ -111,7 +111,7 @@ def _from_ready(voc: Tree, card: Card) -> Found:
 
 
 def _from_detail(voc: Tree, card: Card, file: File) -> Found:
-    detail = read_detail(file.read(), file.where)
+    detail = read_detail(file)
     entries = {entry.name: entry for entries in detail.splits.values() for entry in entries}
 
     def job(name: str, image: File) -> Job | None:
