@@ -13,6 +13,7 @@ from typing import Any
 from hrnet.data import shares, tiles
 from hrnet.data.cards import Card, cards
 from hrnet.data.finding import SHOWN, Finding, listed, many
+from hrnet.data.prepare.colours import ODD
 from hrnet.data.transforms import IGNORE
 
 __all__ = ["explain_value", "is_published", "manifest_findings", "name_findings"]
@@ -61,6 +62,7 @@ def manifest_findings(card: Card, manifest: Mapping[str, Any], names: Mapping[st
         *name_findings(card, {split: part["images"] for split, part in splits.items()}, names),
         *_reduced_twice(card, splits),
         *_collapsed(card, splits),
+        *_odd_colours(splits),
         *shares.moved_by_a_class(card, splits),
         *_absent(card, splits),
     ]
@@ -199,6 +201,15 @@ def _collapsed(card: Card, splits: Mapping[str, Any]) -> Iterator[Finding]:
         f"(Pillow 10 and later do so for mode P), which turns every class into 1; prepare from the original files"
     )
     yield Finding(kind="values", where=", ".join(splits), message=message, fatal=images >= _ENOUGH)
+
+
+def _odd_colours(splits: Mapping[str, Any]) -> Iterator[Finding]:
+    """Painted colours of no class, which the converter of Potsdam and Vaihingen counts under a value of their own."""
+    for split, part in splits.items():
+        raw = part.get("raw_values", {})
+        if odd := raw.get(str(ODD), 0):
+            message = f"{odd} pixels ({odd / sum(raw.values()):.2%}) have colours of no class; they are ignored"
+            yield Finding(kind="values", where=split, message=message, fatal=False)
 
 
 def _absent(card: Card, splits: Mapping[str, Any]) -> Iterator[Finding]:

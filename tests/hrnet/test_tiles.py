@@ -17,7 +17,7 @@ from PIL import Image
 
 from hrnet.data.cards import card
 from hrnet.data.prepare import isaid, isprs, potsdam, vaihingen
-from hrnet.data.prepare.colours import ids_of_colours
+from hrnet.data.prepare.colours import ODD, ids_of_colours
 from hrnet.data.prepare.found import Converted
 from hrnet.data.prepare.recognise import recognise
 from hrnet.data.prepare.run import prepare
@@ -86,8 +86,8 @@ def test_isprs_windows_equal_the_reference(parity: Any) -> None:
 def test_isprs_colours_equal_the_reference(parity: Any) -> None:
     differ = []
     for case in parity["potsdam_label_mapping_bgr"]:
-        value = ids_of_colours(np.array([[case["bgr"][::-1]]], dtype=np.uint8), isprs.COLOURS, isprs.ODD)[0, 0]
-        if value != case["label"] and (value, case["label"]) != (isprs.ODD, 0):
+        value = ids_of_colours(np.array([[case["bgr"][::-1]]], dtype=np.uint8), isprs.COLOURS, ODD)[0, 0]
+        if value != case["label"] and (value, case["label"]) != (ODD, 0):
             differ.append(case)
     # Odd colours are ignored either way, but for the one whose sum collides with that of green.
     assert differ == [{"bgr": [255, 85, 0], "label": 4}]
@@ -163,8 +163,10 @@ def test_isprs_odd_colours_are_ignored_and_counted(tmp_path: Path) -> None:
     write(label, painted)
     ((_, sample),) = converted(tmp_path, "potsdam")
     assert sample.label[0, :3].tolist() == [255, 255, 255]
-    assert sample.raw[isprs.ODD] == 3
+    assert sample.raw[ODD] == 3
     assert sample.raw.sum() == 512 * 512
+    notes = prepare(tmp_path, tmp_path / "out", partial=True).notes
+    assert "train: 3 pixels (0.00%) have colours of no class; they are ignored" in notes
 
 
 def _only_bounded(label: Path) -> None:
@@ -187,6 +189,10 @@ def _grey(label: Path) -> None:
     write(label, np.zeros((512, 512), dtype=np.uint8))
 
 
+def _other_colours(label: Path) -> None:
+    write(label, np.full((512, 512, 3), (252, 0, 4), dtype=np.uint8))
+
+
 def _truncated(label: Path) -> None:
     label.write_bytes(label.read_bytes()[:-1000])
 
@@ -203,6 +209,7 @@ def _twice(label: Path) -> None:
         (_small, "is 600x300, smaller than a tile of 512x512"),
         (_other_size, r"is 512x512 but its label .*noBoundary\.tif is 513x512"),
         (_grey, "has one channel, classes painted in colours were expected"),
+        (_other_colours, r"noBoundary\.tif has colours of no class in 100% of its pixels, such as RGB \(252, 0, 4\)"),
         (_truncated, r"label_noBoundary\.tif is truncated, damaged or no image"),
         (_twice, "differ; remove the one"),
     ],

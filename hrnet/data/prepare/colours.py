@@ -12,10 +12,16 @@ from numpy.typing import NDArray
 from hrnet.data.prepare.tree import File
 from hrnet.errors import DataError
 
-__all__ = ["Colour", "ids_of_colours", "read_image", "read_painted"]
+__all__ = ["ODD", "Colour", "ids_of_colours", "read_classes", "read_image", "read_painted"]
 
 Colour = tuple[int, int, int]
 """Red, green, blue; each 0 to 255."""
+
+ODD = 254
+"""Id of odd colours, which are no class's; no label file of class numbers holds it."""
+
+_ODD_SHARE = 0.25
+"""Share of odd pixels above which a label is refused; official labels have a few of them at most."""
 
 _ROWS = 512
 """Rows whose colours are compared at a time, so that memory does not grow with the picture."""
@@ -52,6 +58,23 @@ def ids_of_colours(rgb: NDArray[np.uint8], ids: Mapping[Colour, int], other: int
         for (red, green, blue), value in ids.items():
             result[top : top + _ROWS][codes == (red << 16 | green << 8 | blue)] = value
     return result
+
+
+def read_classes(file: File, ids: Mapping[Colour, int]) -> NDArray[np.uint8]:
+    """Decode a label whose classes are painted into HxW ids, ODD where the colour is none of theirs.
+
+    Raises DataError if it is truncated, damaged or has no colours, or if odd colours are so many that it is something
+    else: a label of another data set, or one that was scaled or compressed with loss.
+    """
+    rgb = read_painted(file)
+    classes = ids_of_colours(rgb, ids, ODD)
+    odd = classes == ODD
+    if (share := float(odd.mean())) > _ODD_SHARE:
+        raise DataError(
+            f"label {file.where} has colours of no class in {share:.0%} of its pixels, such as RGB "
+            f"{tuple(rgb[odd][0].tolist())}; it is no label of this data set, or not as it was downloaded"
+        )
+    return classes
 
 
 def _read(file: File, kind: str) -> tuple[NDArray[np.uint8], str]:

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from hrnet.data.cards import Card
 from hrnet.data.prepare import folder
-from hrnet.data.prepare.colours import Colour, ids_of_colours, read_image, read_painted
+from hrnet.data.prepare.colours import ODD, Colour, read_classes, read_image
 from hrnet.data.prepare.found import Converted, Found, Job, NothingFound, check_sizes, convert_pair, count_values
 from hrnet.data.prepare.labels import apply_table, label_table
 from hrnet.data.prepare.tiling import encode_png, pad, windows
@@ -123,8 +123,9 @@ def _left_aside(aside: Sequence[tuple[str, str]]) -> list[str]:
 def _convert(job: Job, card: Card) -> Iterator[Converted]:
     """Yield the patches of a picture, sorted by name."""
     image, label = job.inputs
-    picture, classes = read_image(image), ids_of_colours(read_painted(label), COLOURS, 0)
+    picture, classes = read_image(image), read_classes(label, COLOURS)
     check_sizes(picture.shape, image, classes, label)
+    classes[classes == ODD] = 0
     picture, classes = pad(picture, PATCH, 0), pad(classes, PATCH, IGNORE)
     height, width = classes.shape
     cuts = windows(height, width, PATCH, STRIDE)

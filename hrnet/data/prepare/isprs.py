@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from hrnet.data.cards import Card
 from hrnet.data.prepare import folder
-from hrnet.data.prepare.colours import Colour, ids_of_colours, read_image, read_painted
+from hrnet.data.prepare.colours import ODD, Colour, read_classes, read_image
 from hrnet.data.prepare.found import Converted, Found, Job, NothingFound, check_sizes, count_values
 from hrnet.data.prepare.labels import apply_table, label_table
 from hrnet.data.prepare.sources import SOURCES
@@ -26,13 +26,10 @@ from hrnet.data.prepare.tree import File, Tree
 from hrnet.data.transforms import IGNORE
 from hrnet.errors import DataError
 
-__all__ = ["COLOURS", "ODD", "TILE", "Layout", "find", "matches"]
+__all__ = ["COLOURS", "TILE", "Layout", "find", "matches"]
 
 TILE = 512
 """Side of a tile in pixels. Tiles do not overlap, but the last row and column are shifted back to the border."""
-
-ODD = 254
-"""What the pixels of odd colours are counted under in `Converted.raw`; no label file holds it."""
 
 _SHOWN = 5
 """Names that are listed before the dots."""
@@ -156,8 +153,8 @@ def _left_aside(layout: Layout, images: Mapping[str, File], labels: Mapping[str,
 def _convert(job: Job, card: Card) -> Iterator[Converted]:
     """Yield the tiles of an area, sorted by name."""
     image, label = job.inputs
-    picture, painted = read_image(image), read_painted(label)
-    check_sizes(picture.shape, image, painted, label)
+    picture, classes = read_image(image), read_classes(label, COLOURS)
+    check_sizes(picture.shape, image, classes, label)
     height, width = picture.shape[:2]
     if min(height, width) < TILE:
         raise DataError(
@@ -167,7 +164,7 @@ def _convert(job: Job, card: Card) -> Iterator[Converted]:
     table[ODD] = IGNORE
     named = {f"{job.name}_{at.x0}_{at.y0}_{at.x1}_{at.y1}": at for at in windows(height, width, TILE, TILE)}
     for name in sorted(named):
-        raw = ids_of_colours(named[name].cut(painted), COLOURS, ODD)
+        raw = named[name].cut(classes)
         yield Converted(
             name=name,
             image=encode_png(named[name].cut(picture)),
