@@ -16,7 +16,10 @@ from hrnet.data.finding import SHOWN, Finding, listed, many
 from hrnet.data.prepare.colours import ODD
 from hrnet.data.transforms import IGNORE
 
-__all__ = ["explain_value", "is_published", "manifest_findings", "name_findings"]
+__all__ = ["MEND", "explain_value", "is_published", "manifest_findings", "name_findings"]
+
+MEND = "mend the label or the card (classes, ignore_index, reduce_zero_label)"
+"""What to do about a value of which no cause is known."""
 
 _ENOUGH = 20
 """Images below which a value or class that never occurs may be chance: a finding is then only a note."""
@@ -98,7 +101,7 @@ def explain_value(card: Card, value: int) -> str:
             f"files that hold 0 to {value} usually mean 0 for ignored pixels and 1 to {value} for the classes: "
             f"set reduce_zero_label to true in the card"
         )
-    return "mend the label or the card (classes, ignore_index, reduce_zero_label)"
+    return MEND
 
 
 def _counts(card: Card, manifest: Mapping[str, Any]) -> Iterator[Finding]:

@@ -229,22 +229,27 @@ def test_causes_of_a_value() -> None:
     )
 
 
-@pytest.mark.parametrize(("right", "down"), [(0, 0), (3, 0), (-8, 0), (0, 16), (5, -4)])
+def discs(seed: int) -> tuple[Any, Any]:
+    """A picture of grey discs with noise, and its label."""
+    rng = np.random.default_rng(seed)
+    label = np.zeros((160, 200), np.uint8)
+    for value in range(1, 6):
+        centre = (int(rng.integers(40, 160)), int(rng.integers(40, 120)))
+        cv2.circle(label, centre, int(rng.integers(20, 40)), value, -1)
+    noise = rng.normal(0, 6, (160, 200, 3))
+    return np.clip(label[..., None] * 40.0 + noise, 0, 255).astype(np.uint8), label
+
+
+@pytest.mark.parametrize(("right", "down"), [(0, 0), (3, 0), (4, 0), (-8, 0), (0, 16), (5, -4)])
 def test_offsets_are_measured(right: int, down: int) -> None:
     maps = []
     for seed in range(8):
-        rng = np.random.default_rng(seed)
-        label = np.zeros((160, 200), np.uint8)
-        for value in range(1, 6):
-            centre = (int(rng.integers(40, 160)), int(rng.integers(40, 120)))
-            cv2.circle(label, centre, int(rng.integers(10, 40)), value, -1)
-        noise = rng.normal(0, 6, (160, 200, 3))
-        image = np.clip(label[..., None] * 40.0 + noise, 0, 255).astype(np.uint8)
+        image, label = discs(seed)
         found = edge_map(image, np.roll(label, (down, right), axis=(0, 1)))
         assert found is not None
         maps.append(found)
     told = offset_finding("train", maps)
-    if (right, down) == (0, 0):
+    if max(abs(right), abs(down)) < 4:
         assert told is None
         return
     assert told is not None
@@ -256,6 +261,22 @@ def test_offsets_are_measured(right: int, down: int) -> None:
     assert few is not None
     assert not few.fatal
     assert offset_finding("train", maps[:3]) is None
+
+
+@pytest.mark.parametrize("thick", [3, 6])
+@pytest.mark.parametrize("offset", [0, 8])
+def test_void_borders_are_no_offset(thick: int, offset: int) -> None:
+    maps = []
+    for seed in range(8):
+        image, label = discs(seed)
+        edges = cv2.morphologyEx(label, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0
+        border = cv2.dilate(edges.astype(np.uint8), np.ones((2 * thick - 3, 2 * thick - 3), np.uint8)) > 0
+        found = edge_map(image, np.roll(np.where(border, 255, label).astype(np.uint8), offset, axis=1))
+        assert found is not None
+        maps.append(found)
+    told = offset_finding("train", maps)
+    assert (told is None) == (offset == 0)
+    assert told is None or "8 pixels right of their images" in told.message
 
 
 def test_offsets_need_edges_and_boundaries() -> None:

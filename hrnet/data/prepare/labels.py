@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hrnet.data.cards import Card
-from hrnet.data.gate import explain_value
+from hrnet.data.gate import MEND, explain_value
 from hrnet.data.transforms import IGNORE
 from hrnet.errors import DataError
 
@@ -18,8 +18,6 @@ __all__ = ["NO_CLASS", "apply_table", "label_table", "read_image_size", "read_la
 
 NO_CLASS = -1
 """Entry of a label table for a value that no label file may hold."""
-
-_MEND = "mend the label or the card (classes, ignore_index, reduce_zero_label)"
 
 _JPEG, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 _PNG, _PNG_END = b"\x89PNG", b"IEND"
@@ -48,7 +46,7 @@ def apply_table(
         values, counts = np.unique(raw[mapped == NO_CLASS], return_counts=True)
         raise DataError(
             f"label {where} holds the value {values[0]} in {counts[0]} pixels, outside the {classes} classes; "
-            f"{_MEND if card is None else explain_value(card, int(values[0]))}"
+            f"{MEND if card is None else explain_value(card, int(values[0]))}"
         )
     return mapped.astype(np.uint8)
 
