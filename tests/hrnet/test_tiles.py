@@ -349,8 +349,12 @@ def test_isaid_patches_as_the_reference_converter_leaves_them(tmp_path: Path) ->
     label = Image.fromarray(values)
     label.putpalette([value for colour in ISAID for value in colour])
     _ready(tmp_path, label)
+    image = np.random.default_rng(0).integers(0, 256, (896, 896, 3)).astype(np.uint8)
+    Image.fromarray(image).save(tmp_path / "img_dir/train/P0001_0_896_0_896.png", format="BMP")
     ((_, sample),) = converted(tmp_path, "isaid")
     np.testing.assert_array_equal(sample.label, values)
+    np.testing.assert_array_equal(pixels(sample.image), image)
+    assert sample.image.startswith(b"\x89PNG")
     _ready(tmp_path, label.convert("RGB"))
     with pytest.raises(DataError, match="has 3 channels; a label is a single-channel image of class numbers"):
         list(converted(tmp_path, "isaid"))

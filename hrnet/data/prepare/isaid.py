@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from hrnet.data.cards import Card
 from hrnet.data.prepare import folder
@@ -93,9 +94,9 @@ def find(tree: Tree, card: Card) -> Found:
         notes=_left_aside(sorted(set(labels) - set(images))),
         images={},
         incomplete=[
-            f"{len(splits.get(split, []))} of {pictures} pictures of {split}"
-            for split, pictures in PICTURES.items()
-            if len(splits.get(split, [])) != pictures
+            f"{len(jobs)} of {PICTURES[split]} pictures of {split}"
+            for split, jobs in splits.items()
+            if len(jobs) != PICTURES[split]
         ],
     )
 
@@ -162,4 +163,7 @@ def _convert_ready(job: Job, card: Card) -> Iterator[Converted]:
     # Byte 24 of a PNG is its bit depth, byte 25 its kind: 3 = palette.
     if data.startswith(b"\x89PNG") and data[24:26] == b"\x01\x03":
         raise DataError(f"label {label.where} has a palette of one bit: {_TRAP}")
-    yield from convert_pair(job, card)
+    for sample in convert_pair(job, card):
+        # The reference leaves BMP files under the names of PNG files, three times as large.
+        bmp = sample.image.startswith(b"BM")
+        yield replace(sample, image=encode_png(read_image(job.inputs[0]))) if bmp else sample

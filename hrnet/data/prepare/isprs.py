@@ -133,11 +133,11 @@ def _areas(tree: Tree, pattern: re.Pattern[str]) -> dict[str, File]:
 
 
 def _incomplete(layout: Layout, images: Mapping[str, File]) -> list[str]:
-    """Say for each split with missing areas how many there are."""
+    """Say for each split with some areas how many there are, unless all are."""
     told = []
     for split, areas in layout.splits.items():
         missing = [area for area in areas if area not in images]
-        if missing:
+        if 0 < len(missing) < len(areas):
             more = ", ..." if len(missing) > _SHOWN else ""
             names = ", ".join(missing[:_SHOWN])
             told.append(f"{len(areas) - len(missing)} of {len(areas)} areas of {split} (missing: {names}{more})")
