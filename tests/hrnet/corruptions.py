@@ -76,6 +76,14 @@ def rewrite(files: list[Path], change: Callable[[Pixels], Pixels]) -> None:
         assert cv2.imwrite(str(file), change(values))
 
 
+def rename_city(native: Path, split: str, city: str) -> Path:
+    """Street scenes of a split as if taken in another city."""
+    for kind in (IMAGES, LABELS):
+        for file in sorted((native / kind / split).rglob("drawn_*")):
+            file.rename(file.with_name(file.name.replace("drawn", city)))
+    return native
+
+
 def truncated(folder: Path) -> str:
     native = street(folder)
     image = first(native / IMAGES / "train", "*.png")

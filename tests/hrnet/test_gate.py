@@ -22,7 +22,7 @@ from hrnet.data.stamps import hash_of
 from hrnet.data.tiles import PICTURES, missing
 from hrnet.data.writer import partial_counts
 from hrnet.errors import DataError
-from tests.hrnet.corruptions import DRAWN, REAL, own, potsdam_names, real_part, rooms, street, tiles
+from tests.hrnet.corruptions import DRAWN, REAL, own, potsdam_names, real_part, rename_city, rooms, street, tiles
 
 SAID = {
     "truncated PNG": r"^prepare: image .*/drawn_000000_000000_leftImg8bit\.png is truncated, damaged or no image",
@@ -76,12 +76,7 @@ def test_drawn_data_pass(draw: Any, tmp_path: Path) -> None:
 
 
 def test_what_the_gate_refuses_can_be_forced_but_not_launched(tmp_path: Path) -> None:
-    native = street(tmp_path)
-    for path in sorted((native / "leftImg8bit" / "train").rglob("*.png")):
-        city = path.name.replace("drawn", "frankfurt")
-        path.rename(path.with_name(city))
-    for path in sorted((native / "gtFine" / "train").rglob("*.png")):
-        path.rename(path.with_name(path.name.replace("drawn", "frankfurt")))
+    native = rename_city(street(tmp_path), "train", "frankfurt")
     with pytest.raises(DataError, match="belong to val by their names"):
         prepare(native, tmp_path / "prepared", partial=True)
     done = prepare(native, tmp_path / "prepared", partial=True, force=True)
