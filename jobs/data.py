@@ -1,4 +1,4 @@
-"""`hrgrid data synth|prepare|check|preview`: from images on disk to a checked, prepared data set that one has seen."""
+"""`hrgrid data synth|sources|prepare|check|preview`: from images on disk to a prepared data set that one has seen."""
 
 from __future__ import annotations
 
@@ -6,22 +6,20 @@ import argparse
 import json
 import re
 import sys
-import time
 from collections.abc import Callable
-from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hrnet.errors import DataError
 from jobs._command import MISUSED, main_of
 from jobs._options import add_json, positive
-from jobs._show import console, plural, print_table
+from jobs._progress import progress
+from jobs._show import plural, print_table
 from orchestrator.errors import UsageError
 from orchestrator.settings import absolute_uri
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from hrnet.data.check import Report
     from hrnet.data.prepare.run import Prepared
 
@@ -30,14 +28,14 @@ HELP = "Make synthetic data, prepare a data set, check it, draw it."
 ALL = "all"
 """Stands for every published data set."""
 
-_PLAIN_SECONDS = 10.0
-"""Between two lines of progress where there is no terminal."""
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """One subcommand for each step."""
-    steps = parser.add_subparsers(dest="step", required=True, metavar="synth|prepare|check|preview")
+    steps = parser.add_subparsers(dest="step", required=True, metavar="synth|sources|prepare|check|preview")
     _add_synth(_step(steps, "synth", "Draw a small, learnable copy of a data set in its native layout.", synth))
+    getting = _step(steps, "sources", "Say which official files to get where, and under which terms.", sources)
+    getting.add_argument("dataset", nargs="?", metavar="D", help="published data set (default: all nine)")
+    add_json(getting)
     _add_prepare(_step(steps, "prepare", "Turn a download into checked shards with a manifest.", prepare))
     for name, text, action in (
         ("check", "Verify a prepared data set: hashes, every image and label, values.", check),
@@ -86,11 +84,32 @@ def synth(args: argparse.Namespace) -> int:
     return 0
 
 
+def sources(args: argparse.Namespace) -> int:
+    """Print where published data sets are to be had."""
+    from hrnet.data.cards import card, cards
+    from hrnet.data.prepare.sources import SOURCES
+
+    names = [card(args.dataset).name] if args.dataset else list(cards())
+    if args.json:
+        print(json.dumps({name: asdict(SOURCES[name]) for name in names}, indent=1))
+        return 0
+    for name in names:
+        known, source = card(name), SOURCES[name]
+        print(f"{name}: {known.title}, {known.train_images} training and {known.val_images} validation images")
+        print(f"  files   {', '.join(source.files)}")
+        print(f"  from    {', '.join(source.sites)}")
+        print(f"  access  {source.access}")
+        print(f"  terms   {source.terms}")
+        print(f"  note    {source.hint}")
+    print("next: hrgrid data prepare DIR --dataset D --to URI, where DIR holds the files as they were downloaded")
+    return 0
+
+
 def prepare(args: argparse.Namespace) -> int:
     """Prepare a data set; it becomes the folder of its name below `--to`."""
     from hrnet.data.prepare.run import prepare as convert
 
-    with _progress(args.json) as report:
+    with progress(args.json, "preparing") as report:
         done = convert(
             args.source, args.to, dataset=args.dataset, card=args.card, below=True, partial=args.partial,
             force=args.force, progress=report,
@@ -111,8 +130,8 @@ def check(args: argparse.Namespace) -> int:
     """Verify a prepared data set; exit code 2 if something is wrong."""
     from hrnet.data.check import check as verify
 
-    with _progress(args.json, "checking") as progress:
-        report = verify(args.data, quick=args.quick, progress=progress)
+    with progress(args.json, "checking") as report_step:
+        report = verify(args.data, quick=args.quick, progress=report_step)
     if args.json:
         print(json.dumps(report.to_dict(), indent=1))
     else:
@@ -205,6 +224,10 @@ def _add_synth(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_prepare(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = (
+        "SOURCE may hold the official archives as they were downloaded (zip and tar are read in place), the unpacked "
+        "files, or a folder already converted for mmsegmentation. `hrgrid data sources` says where to get them."
+    )
     parser.add_argument(
         "source",
         type=Path,
@@ -236,34 +259,6 @@ def _prepared_facts(done: Prepared) -> dict[str, Any]:
         "skipped": done.skipped,
         "notes": list(done.notes),
     }
-
-
-@contextmanager
-def _progress(silent: bool, what: str = "preparing") -> Iterator[Callable[[int, int, str], None] | None]:
-    """A progress bar on a terminal, a line now and then elsewhere."""
-    if silent:
-        yield None
-        return
-    if not sys.stdout.isatty():
-        yield _plain_progress(what)
-        return
-    from rich.progress import Progress
-
-    with Progress(console=console(), transient=True) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total, text: bar.update(task, completed=done, total=total, description=text)
-
-
-def _plain_progress(what: str) -> Callable[[int, int, str], None]:
-    told = time.monotonic()
-
-    def report(done: int, total: int, text: str) -> None:
-        nonlocal told
-        if time.monotonic() - told >= _PLAIN_SECONDS:
-            told = time.monotonic()
-            print(f"{what}: {done} of {total} ({text})", file=sys.stderr, flush=True)
-
-    return report
 
 
 if __name__ == "__main__":
