@@ -291,15 +291,6 @@ def test_real_cityscapes_sample(shared_data: Path, tmp_path: Path) -> None:
         open_dataset(tmp_path / "city").split("train")
 
 
-def test_real_ade20k_sample(shared_data: Path, tmp_path: Path) -> None:
-    source = shared_data / "native/ade20k"
-    done = prepare(source, tmp_path / "ade20k", partial=True)
-    assert (done.card.name, done.images) == ("ade20k", {"train": 1, "val": 2})
-    sample = open_dataset(tmp_path / "ade20k").split("val")[0]
-    raw = np.asarray(Image.open(source / "ADEChallengeData2016/annotations/validation/ADE_val_00000001.png"))
-    np.testing.assert_array_equal(sample.label.astype(int), np.where(raw == 0, 255, raw.astype(int) - 1))
-
-
 def test_tiled_potsdam_as_the_reference_converter_leaves_it(shared_data: Path, tmp_path: Path) -> None:
     done = prepare(shared_data / "native/potsdam/mmseg_form", tmp_path / "potsdam", dataset="potsdam", partial=True)
     assert done.images == {"train": 1}

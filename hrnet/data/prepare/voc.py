@@ -28,7 +28,7 @@ _AUG = "SegmentationClassAug"
 _YEAR = "VOC2012"
 
 UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, OSError, NotImplementedError, zlib.error)
-"""What scipy raises for a damaged Matlab file, and numpy for one with something else in it."""
+"""What else scipy raises for a damaged Matlab file, and numpy for one with something else in it."""
 
 
 def matches(tree: Tree) -> bool:
@@ -78,6 +78,7 @@ def additional(sbd: Sequence[str], train: Sequence[str], val: Sequence[str]) -> 
 def read_mat(data: bytes, where: str) -> NDArray[np.uint8]:
     """Return GTcls.Segmentation of one of SBD's Matlab files, HxW uint8; raises DataError if it has none."""
     import scipy.io
+    from scipy.io.matlab import MatReadError
 
     try:
         content: dict[str, Any] = scipy.io.loadmat(
