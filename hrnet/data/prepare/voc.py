@@ -85,7 +85,7 @@ def read_mat(data: bytes, where: str) -> NDArray[np.uint8]:
             io.BytesIO(data), mat_dtype=True, squeeze_me=True, struct_as_record=False
         )
         return np.asarray(content["GTcls"].Segmentation).astype(np.uint8)
-    except UNREADABLE as error:
+    except (MatReadError, *UNREADABLE) as error:
         raise DataError(f"label {where} is damaged or holds no GTcls.Segmentation ({error}); copy it again") from None
 
 
