@@ -49,6 +49,8 @@ class LoadReport:
     """Whether hrgrid trained these weights."""
     sha256: str = ""
     """The file's hash in hexadecimal."""
+    classes: tuple[str, ...] = ()
+    """Names of the classes, where the file has them."""
 
     def summary(self) -> str:
         """Return a few lines for people: what was loaded, left as it was, ignored and unknown, and why."""
@@ -173,6 +175,7 @@ def _copy(
         what=file.describe(),
         trained_here=file.trained_here,
         sha256=file.sha256,
+        classes=file.classes,
     )
 
 

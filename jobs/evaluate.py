@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hrnet.catalogue import Recipe
@@ -78,7 +78,9 @@ def run(args: argparse.Namespace) -> int:
     iou = dict(zip(dataset.card.classes, map(float, 100 * scores[""].iou), strict=True))
     published = published_metrics(recipe.name) or {}
     foreign = args.weights == PUBLISHED or not loaded.trained_here
-    verdict = _verdict(args, recipe, dataset, matrices[""], metrics) if foreign and published else None
+    verdict = None
+    if foreign and published:
+        verdict = _verdict(args, recipe, dataset, matrices[""], metrics, loaded.classes)
     if args.json:
         facts = {"recipe": recipe.name, "weights": args.weights, "metrics": metrics, "published": published}
         facts |= {"iou": {name: _finite(value) for name, value in iou.items()}, "verdict": _facts(verdict)}
@@ -112,6 +114,7 @@ def _verdict(
     dataset: PreparedDataset,
     matrix: ConfusionMatrix,
     metrics: Mapping[str, float],
+    named: Sequence[str],
 ) -> Verdict:
     from hrnet.evaluation.diagnosis import Comparison, judge
     from hrnet.workload import published_metrics
@@ -127,7 +130,9 @@ def _verdict(
     reasons = [phrase for phrase in changed if phrase.split()[0] in EVALUATION_FIELDS]
     reasons += [sentence for sentence in dataset.partial if " val images" in sentence]
     strangers = int(matrix.state()[-1].sum())
-    return judge(comparisons, matrix.counts(), dataset.card.classes, incomparable=reasons, strangers=strangers)
+    return judge(
+        comparisons, matrix.counts(), dataset.card.classes, incomparable=reasons, strangers=strangers, named=named
+    )
 
 
 def _print(

@@ -74,6 +74,7 @@ def judge(
     *,
     incomparable: Sequence[str] = (),
     strangers: int = 0,
+    named: Sequence[str] = (),
 ) -> Verdict:
     """Say whether the scores are the published ones, and else why they are not.
 
@@ -83,21 +84,24 @@ def judge(
         classes: names.
         incomparable: why these scores could not be the published ones even with right data.
         strangers: pixels whose label is no class and not "ignored".
+        named: names of the classes as the weights file has them, if it has.
     """
     scores = "; ".join(map(str, comparisons))
     agree = bool(comparisons) and all(each.agrees for each in comparisons)
     if incomparable:
-        causes = () if agree else diagnose(counts, classes, strangers=strangers)
+        causes = () if agree else diagnose(counts, classes, strangers=strangers, named=named)
         sentence = f"nothing can be said of your data: {'; '.join(incomparable)} ({scores})"
         return Verdict(right=False, sentence=sentence, causes=causes)
     if agree:
         return Verdict(right=True, sentence=f"your data are right: {scores}")
-    causes = diagnose(counts, classes, strangers=strangers)
+    causes = diagnose(counts, classes, strangers=strangers, named=named)
     return Verdict(right=False, sentence=f"your data, or these weights, are not the published ones: {scores}",
                    causes=causes)  # fmt: skip
 
 
-def diagnose(counts: Ints, classes: Sequence[str], *, strangers: int = 0) -> tuple[str, ...]:
+def diagnose(
+    counts: Ints, classes: Sequence[str], *, strangers: int = 0, named: Sequence[str] = ()
+) -> tuple[str, ...]:
     """Return sentences on what deviates and the likely cause, the likeliest first; see `judge` for the arguments."""
     total = int(counts.sum())
     if total == 0:
@@ -108,6 +112,10 @@ def diagnose(counts: Ints, classes: Sequence[str], *, strangers: int = 0) -> tup
             f"{strangers / (total + strangers):.1%} of the pixels have a label that is no class of this recipe "
             f"(0 to {len(classes) - 1}): the labels were not mapped (Cityscapes ids instead of trainIds, colours?)"
         )
+    unlike = [c for c, (a, b) in enumerate(zip(named, classes, strict=False)) if _bare(a) != _bare(b)]
+    if unlike:
+        c = unlike[0]
+        found.append(f"the weights are of other classes: they name class {c} {named[c]!r}, the data {classes[c]!r}")
     moved = _shift(counts) or _permutation(counts, classes)
     found += [moved] if moved else []
     if not moved:
@@ -122,6 +130,11 @@ def diagnose(counts: Ints, classes: Sequence[str], *, strangers: int = 0) -> tup
     found += _lost(counts, classes)
     found += _absent(counts, classes)
     return tuple(found) or (_near(counts, classes),)
+
+
+def _bare(name: str) -> str:
+    """A class name without what spellings differ in."""
+    return "".join(letter for letter in name.lower() if letter.isalnum())
 
 
 def _frequent(counts: Ints) -> list[int]:

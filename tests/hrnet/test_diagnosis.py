@@ -127,3 +127,11 @@ def test_nothing_to_compare() -> None:
 def test_a_small_deviation_names_the_worst_classes() -> None:
     (only_cause,) = diagnose(working(), CLASSES)
     assert only_cause.startswith("no class is lost or exchanged (lowest IoU:")
+
+
+def test_weights_of_other_classes() -> None:
+    named = ["Road", "side_walk", "building", "tree", "sky", "person", "car", "bicycle"]
+    assert diagnose(working(), CLASSES, named=named) == (
+        "the weights are of other classes: they name class 3 'tree', the data 'wall'",
+    )
+    assert "are of other classes" not in str(diagnose(working(), CLASSES, named=["ROAD", "side walk", "building "]))

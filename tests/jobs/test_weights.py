@@ -17,10 +17,15 @@ import onnx
 import pytest
 import torch
 
+from hrnet.catalogue import recipe
+from hrnet.data.cards import cards
+from hrnet.data.writer import encode, write_dataset
+from hrnet.evaluation.inference import segment
 from hrnet.model.segmentor import build_model
 from hrnet.published import published
 from hrnet.weightsfile import open_weights
 from jobs.cli import main
+from tests.hrnet.fill import fill, image
 
 HR18S = "fcn_hr18s_4xb2-40k_cityscapes-512x1024"
 SMALL = ("--set", "test_scale=128x64", "--set", "tta_ratios=1.0", "--device", "cpu")
@@ -119,6 +124,32 @@ def test_weights_that_do_not_score_as_published(folder: Path, capsys: pytest.Cap
     facts = json.loads(run(evaluate(folder, folder / "theirs.pth", "--json"), capsys)[1])
     assert facts["verdict"]["right"] is False
     assert facts["verdict"]["causes"]
+
+
+@pytest.mark.parametrize("shift", [0, 1])
+def test_labels_that_were_not_reduced_are_found(
+    shift: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A network is its own ground truth; with its classes moved up by one, the confusion matrix says so."""
+    model = build_model("w18-small", 19, seed=0)
+    fill(model)
+    torch.save(model.state_dict(), tmp_path / "theirs.pth")
+    known = recipe(HR18S).with_overrides({"test_scale": "128x64"})
+    samples = []
+    for index in range(2):
+        pixels = image(f"own truth {index}", 64, 128)
+        label = np.minimum(segment(model.eval(), pixels, known) + shift, 18).astype(np.uint8)
+        samples.append(encode(f"s{index}", cv2.imencode(".png", pixels)[1].tobytes(), label, 19))
+    write_dataset(tmp_path / "prepared" / "cityscapes", cards()["cityscapes"], {"train": samples, "val": samples})
+    code, out, _ = run(evaluate(tmp_path, tmp_path / "theirs.pth", "--json"), capsys)
+    facts = json.loads(out)
+    assert code == 1, "on another test scale and two images nothing is called right"
+    if shift:
+        assert facts["verdict"]["causes"][0].startswith("labels are shifted by one")
+        assert "reduce_zero_label was not applied" in facts["verdict"]["causes"][0]
+    else:
+        assert facts["metrics"]["val/mIoU"] == 100
+        assert "shifted" not in str(facts["verdict"])
 
 
 def test_weights_trained_here_are_not_held_against_the_table(
