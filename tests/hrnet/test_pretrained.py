@@ -123,6 +123,7 @@ def test_training_says_what_it_loaded_and_holds_it_to_its_hash(
     tiny_recipe: Recipe, tiny_data: Path, weights: Path, logged: pytest.LogCaptureFixture
 ) -> None:
     """A segmentor's file of another number of classes gives its backbone alone."""
+    assert "hrnet" in workload().packages, "a trial's log takes these records"
     start = pinned(replace(tiny_recipe, pretrained=str(weights), max_iters=1, val_limit=1))
     next(iter(train(start, open_dataset(tiny_data))))
     (said,) = [record.getMessage() for record in logged.records if record.name == "hrnet.training.loop"]
