@@ -132,6 +132,16 @@ def test_a_folder_that_is_no_data_set(tmp_path: Path, capsys: pytest.CaptureFixt
     assert not (tmp_path / "results").exists()
 
 
+def test_where_to_get_a_data_set(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "sources"]) == 0
+    out = capsys.readouterr().out
+    for known in ("gtFine_trainvaltest.zip", "https://zenodo.org", "DOTA", "trainval_merged.json", "non-commercial"):
+        assert known in out
+    assert main(["data", "sources", "voc12aug", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["voc12aug"]["files"][1] == "benchmark.tgz"
+    assert "'voc12aug'" in refused(["data", "sources", "voc12"], capsys)
+
+
 def _image(folder: Path) -> Path:
     return sorted(folder.glob("leftImg8bit/train/*/*.png"))[0]
 

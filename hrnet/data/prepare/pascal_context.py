@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -23,8 +22,9 @@ from hrnet.data.prepare import folder
 from hrnet.data.prepare.detail import DetailImage, category_map, read_detail
 from hrnet.data.prepare.found import Converted, Found, Job, NothingFound, check_sizes, count_values, pair
 from hrnet.data.prepare.labels import apply_table, label_table, read_image_size
+from hrnet.data.prepare.mat import load_mat
 from hrnet.data.prepare.tree import File, Tree
-from hrnet.data.prepare.voc import UNREADABLE, read_names
+from hrnet.data.prepare.voc import read_names
 from hrnet.errors import DataError
 
 __all__ = ["ANNOTATED", "IDS", "find", "matches"]
@@ -196,12 +196,7 @@ def _converted(job: Job, card: Card, raw: NDArray[np.uint8]) -> Converted:
 
 def _read_mat(file: File) -> NDArray[np.int64]:
     """Return the LabelMap of a Matlab file, HxW ids up to 459; raises DataError if it has none."""
-    import scipy.io
-
-    try:
-        ids = scipy.io.loadmat(io.BytesIO(file.read()))["LabelMap"].astype(np.int64)
-    except UNREADABLE as error:
-        raise DataError(f"label {file.where} is damaged or holds no LabelMap ({error}); copy it again") from None
+    ids = np.asarray(load_mat(file.read(), "LabelMap", file.where)).astype(np.int64)
     if ids.ndim != 2 or ids.min(initial=0) < 0 or ids.max(initial=0) > _LAST_ID:
         raise DataError(f"label {file.where} is no map of the ids 0 to {_LAST_ID} of Pascal Context")
-    return np.asarray(ids)
+    return ids

@@ -7,10 +7,7 @@ additional images has no stable order, so they are sorted by name.
 
 from __future__ import annotations
 
-import io
-import zlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,17 +15,15 @@ from numpy.typing import NDArray
 from hrnet.data.cards import Card
 from hrnet.data.prepare.found import Converted, Found, Job, NothingFound, check_sizes, count_values, pair
 from hrnet.data.prepare.labels import apply_table, label_table, read_image_size
+from hrnet.data.prepare.mat import load_mat
 from hrnet.data.prepare.tree import File, Tree
 from hrnet.errors import DataError
 
-__all__ = ["UNREADABLE", "additional", "find", "matches", "read_mat", "read_names"]
+__all__ = ["additional", "find", "matches", "read_mat", "read_names"]
 
 _IMAGES, _LABELS, _LISTS = "JPEGImages", "SegmentationClass", "ImageSets/Segmentation"
 _AUG = "SegmentationClassAug"
 _YEAR = "VOC2012"
-
-UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, OSError, NotImplementedError, zlib.error)
-"""What else scipy raises for a damaged Matlab file, and numpy for one with something else in it."""
 
 
 def matches(tree: Tree) -> bool:
@@ -77,16 +72,11 @@ def additional(sbd: Sequence[str], train: Sequence[str], val: Sequence[str]) -> 
 
 def read_mat(data: bytes, where: str) -> NDArray[np.uint8]:
     """Return GTcls.Segmentation of one of SBD's Matlab files, HxW uint8; raises DataError if it has none."""
-    import scipy.io
-    from scipy.io.matlab import MatReadError
-
-    try:
-        content: dict[str, Any] = scipy.io.loadmat(
-            io.BytesIO(data), mat_dtype=True, squeeze_me=True, struct_as_record=False
-        )
-        return np.asarray(content["GTcls"].Segmentation).astype(np.uint8)
-    except (MatReadError, *UNREADABLE) as error:
-        raise DataError(f"label {where} is damaged or holds no GTcls.Segmentation ({error}); copy it again") from None
+    content = load_mat(data, "GTcls", where)
+    values = getattr(content, "Segmentation", None)
+    if not isinstance(values, np.ndarray) or values.ndim != 2:
+        raise DataError(f"label {where} is no file of SBD: its GTcls has no Segmentation; copy it again")
+    return values.astype(np.uint8)
 
 
 def _sbd(tree: Tree) -> Tree | None:
