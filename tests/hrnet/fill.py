@@ -45,6 +45,19 @@ def fill(model: nn.Module) -> None:
             tensor.copy_(torch.from_numpy(entry(name, tuple(tensor.shape))))
 
 
+def spread(model: nn.Module, x: Tensor) -> None:
+    """Shift and scale the classifier so that on `x` the logits of every class have mean 0 and deviation 1.
+
+    With the rule's weights two or three classes win everywhere; after this most classes win somewhere.
+    """
+    with torch.no_grad():
+        logits = model.eval()(x).transpose(0, 1).flatten(1)
+        head = model.get_submodule("decode_head.conv_seg")
+        deviation = logits.std(dim=1)
+        head.bias.sub_(logits.mean(dim=1)).div_(deviation)
+        head.weight.div_(deviation[:, None, None, None])
+
+
 def _cells(values: NDArray[np.float64], height: int, width: int) -> NDArray[np.float64]:
     return values.repeat(8, axis=-2).repeat(8, axis=-1)[..., :height, :width]
 
