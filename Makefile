@@ -2,15 +2,17 @@
 # make test      the tests without those that need a GPU or minutes;   make lint   every static check
 # make ui        the MLflow UI on the results of the last launch
 # make clean     remove what was built and the demo's data; results and .venv stay
+# make peer      mmsegmentation 1.2.2 in an environment of its own;   make peer-compare   the largest differences to it
 # make lock      write requirements.lock from .venv as it is
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+PEER := .peer
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint ui clean lock
+.PHONY: help install demo test lint ui clean peer peer-compare lock
 
 help:
 	@sed -n '/^$$/q; s/^# //p' Makefile
@@ -44,6 +46,17 @@ ui: install
 clean:
 	rm -rf build dist demo test-results *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 	find hrnet orchestrator jobs tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(PEER)/.installed: tests/peer/requirements.txt tests/peer/mmcv_ops.py
+	test -x $(PEER)/bin/python || $(PYTHON) -m venv $(PEER)
+	$(PEER)/bin/pip install --quiet --disable-pip-version-check -r tests/peer/requirements.txt
+	cp tests/peer/mmcv_ops.py $$(find $(PEER) -path '*/site-packages/mmcv/ops/__init__.py')
+	touch $(PEER)/.installed
+
+peer: $(PEER)/.installed
+
+peer-compare: install peer
+	$(BIN)/python -m tests.peer.compare
 
 # The "+cpu" of a CPU build of torch is no version that other package indexes know.
 lock:
