@@ -22,6 +22,9 @@ __all__ = ["class_map", "network_input", "network_logits", "scaled_size", "segme
 
 Image = NDArray[np.uint8]
 
+_BAND = 64
+"""Rows of which the class probabilities are in memory at once."""
+
 
 def scaled_size(height: int, width: int, scale: tuple[int, int]) -> tuple[int, int]:
     """Return (height, width) of an image resized, with its ratio kept, to fit a scale (its order does not matter)."""
@@ -96,10 +99,19 @@ def _segment(model: nn.Module, image_bgr: Image, recipe: Recipe, where: torch.de
     total: Tensor | None = None
     for size in view_sizes(height, width, recipe):
         for mirrored in (False, True) if recipe.tta_flip else (False,):
-            probabilities = _view(model, image_bgr, size, recipe, where, mirrored=mirrored).softmax(dim=1)
-            total = probabilities if total is None else total.add_(probabilities)
+            logits = _view(model, image_bgr, size, recipe, where, mirrored=mirrored)
+            total = torch.zeros_like(logits) if total is None else total
+            _add_probabilities(total, logits)
+            del logits  # before the next view needs the room
     assert total is not None
     return class_map(total)
+
+
+def _add_probabilities(total: Tensor, logits: Tensor) -> None:
+    """Add the class probabilities of one view, a band of rows at a time: a whole soft-max would be a third array."""
+    for top in range(0, total.shape[2], _BAND):
+        rows = slice(top, top + _BAND)
+        total[:, :, rows] += logits[:, :, rows].softmax(dim=1)
 
 
 def class_map(scores: Tensor) -> Image:
@@ -120,7 +132,9 @@ def _view(
     """Logits (1,C,H,W) at the image's size, from the image resized to `size`."""
     logits = network_logits(model, network_input(image, size, device, mirrored=mirrored), recipe)
     if mirrored:
-        logits = logits.flip(-1)
+        # Class by class: a mirrored copy of all would double the largest array of an evaluation.
+        for each in logits.unbind(dim=1):
+            each.copy_(each.flip(-1))
     return resize(logits, image.shape[:2])
 
 
