@@ -126,13 +126,13 @@ class _Desk:
         self.progress.update(phase="evaluating", evaluated=event.step, to_evaluate=event.total)
         self._send_artifacts(event)
 
-    def finish(self, step: int, metrics: Mapping[str, float], folder: Path) -> None:
+    def finish(self, step: int, metrics: Mapping[str, float], last: Checkpoint, folder: Path) -> None:
         """Record the final scores and show the checkpoints, last and best, in the tracking store."""
         self.recorder.record(metrics, step)
         self.progress.update(phase="evaluated", metrics=_floats(metrics))
         store = CheckpointStore(Storage(self._job.settings.storage), self._job.key)
-        for name, find in (("last", store.latest), ("best", store.best)):
-            checkpoint = find(folder / name)
+        # A checkpoint may have hundreds of megabytes: the one that was evaluated is here already, and often the best.
+        for name, checkpoint in (("last", last), ("best", last if last.best else store.best(folder / "best"))):
             if checkpoint is not None:
                 self._send(f"checkpoints/{name}", checkpoint.path)
 
@@ -220,7 +220,7 @@ def _train_and_evaluate(
     metrics = _evaluate(workload, job, desk, log, last)
     if desk is None:
         return None
-    desk.finish(step, metrics, folder)
+    desk.finish(step, metrics, last, folder)
     return metrics
 
 
