@@ -51,9 +51,9 @@ def pixels(suffix: str, values: Pixels) -> bytes:
     return bytes(data.tobytes())
 
 
-def painted(suffix: str, label: Pixels, colours: Sequence[tuple[int, int, int]], other: int = 0) -> bytes:
-    """Encode a label map as an image of the classes' RGB colours; ignored pixels get the grey value `other`."""
-    table = np.full((256, 3), other, dtype=np.uint8)
+def painted(suffix: str, label: Pixels, colours: Sequence[tuple[int, int, int]]) -> bytes:
+    """Encode a label map as an image of the classes' RGB colours; ignored pixels are black."""
+    table = np.zeros((256, 3), dtype=np.uint8)
     table[: len(colours)] = np.array(colours, dtype=np.uint8)[:, ::-1]
     return pixels(suffix, table[label])
 

@@ -92,7 +92,10 @@ def voc12aug(order: Order) -> Files:
 
 
 def pascal_context(order: Order) -> Files:
-    """Draw VOC 2010 with the annotations as ready PNGs (0 is background), for both Pascal Context recipes."""
+    """Draw VOC 2010 with the annotations as ready PNGs (0 is background), for both Pascal Context recipes.
+
+    No official archive holds ready PNGs; packed, they travel in that of the images.
+    """
     context = card("pascal-context")
     grounds = [context.classes.index(name) for name in _GROUNDS]
     objects = sorted(set(range(1, context.num_classes)) - set(grounds))
