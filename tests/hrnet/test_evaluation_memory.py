@@ -14,4 +14,5 @@ SIZE = (256, 512)
 def test_four_times_the_images_take_the_same_memory() -> None:
     few, many = measure([100, 400], SIZE)
     kept = 300 * SIZE[0] * SIZE[1] * 5 / 1e6
-    assert abs(many - few) < kept / 8, f"{few:.0f} MB and {many:.0f} MB; images and maps kept would add {kept:.0f} MB"
+    # Equal processes differ by some 40 MB from run to run: the allocator's arenas.
+    assert abs(many - few) < kept / 3, f"{few:.0f} MB and {many:.0f} MB; images and maps kept would add {kept:.0f} MB"
