@@ -14,7 +14,7 @@ from typing import Final
 from orchestrator.errors import TrackingError
 from orchestrator.workload import Json
 
-__all__ = ["VALUE_LIMIT", "absolute_uri", "flatten", "legal_name", "probe"]
+__all__ = ["VALUE_LIMIT", "absolute_uri", "flatten", "legal_name", "local_folder", "probe"]
 
 VALUE_LIMIT: Final = 6000
 """Longest value of a param that MLflow stores; a tag's limit (8000) is above it."""
@@ -41,6 +41,14 @@ def absolute_uri(uri: str) -> str:
         f"tracking URI {uri!r}: MLflow keeps no runs there; give sqlite:///path/to/mlflow.db or the http address of "
         "a server"
     )
+
+
+def local_folder(artifact_uri: str) -> Path | None:
+    """Return the folder of this machine that an artifact URI names, or None if it is elsewhere or behind a server."""
+    address = urllib.parse.urlsplit(artifact_uri)
+    if address.scheme not in ("", "file") or address.netloc:
+        return None
+    return Path(urllib.request.url2pathname(address.path))
 
 
 def legal_name(name: str) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final, Literal
 
 from orchestrator.errors import TrackingError
-from orchestrator.runstore import VALUE_LIMIT, absolute_uri, legal_name, probe
+from orchestrator.runstore import VALUE_LIMIT, absolute_uri, legal_name, local_folder, probe
 
 __all__ = ["KEY_TAG", "KIND_TAG", "Status", "TrackedRun", "Tracker"]
 
@@ -193,9 +193,13 @@ class Tracker:
         self.client.set_terminated(run_id, status=status)
 
     def log_artifact(self, run_id: str, content: bytes | str | Path, path: str) -> None:
-        """Store bytes, text, a file or a whole folder as the artifact `path` (`eval/confusion.png`) of a run."""
+        """Store bytes, text, a file or a whole folder as the artifact `path` (`eval/confusion.png`) of a run.
+
+        The files of a folder must not be written to afterwards: a store on the same disk shares them.
+        """
         if isinstance(content, Path) and content.is_dir():
-            self.client.log_artifacts(run_id, str(content), path)
+            if not self._linked(run_id, content, path):
+                self.client.log_artifacts(run_id, str(content), path)
             return
         target = PurePosixPath(path)
         folder = None if str(target.parent) == "." else str(target.parent)
@@ -207,6 +211,26 @@ class Tracker:
             file = Path(temporary) / target.name
             file.write_bytes(data.read_bytes() if isinstance(data, Path) else data)
             self.client.log_artifact(run_id, str(file), folder)
+
+    def _linked(self, run_id: str, folder: Path, path: str) -> bool:
+        """Give a folder's files a second name in an artifact store on the same disk, where MLflow would copy them.
+
+        Returns False if there is no such store; checkpoints of hundreds of megabytes would lie there three times.
+        """
+        root = local_folder(self.client.get_run(run_id).info.artifact_uri)
+        if root is None:
+            return False
+        names = {file: root / path / file.relative_to(folder) for file in folder.rglob("*") if file.is_file()}
+        try:
+            for file, target in names.items():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.unlink(missing_ok=True)
+                os.link(file, target)
+        except OSError:  # another disk, or one that knows no links; MLflow must not copy a file onto itself
+            for target in names.values():
+                target.unlink(missing_ok=True)
+            return False
+        return True
 
     def read_artifact(self, run_id: str, path: str) -> bytes | None:
         """Content of an artifact file, or None when the run has none of that name."""

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import TrackingError
-from orchestrator.runstore import absolute_uri, flatten, legal_name
+from orchestrator.runstore import absolute_uri, flatten, legal_name, local_folder
+from orchestrator.storage import Storage
 from orchestrator.tracking import Tracker
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
@@ -79,6 +80,25 @@ def test_artifacts_of_every_shape_come_back(tracker: Tracker, tmp_path: Path) ->
     assert tracker.read_artifact(run_id, "eval/confusion.png") == b"\x89PNG"
     assert tracker.read_artifact(run_id, "eval/none.png") is None
     assert list((tmp_path / "mlartifacts").rglob("recipe.yaml"))
+
+
+def test_a_checkpoint_lies_once_on_a_disk(tracker: Tracker, tmp_path: Path) -> None:
+    run_id = tracker.start_run("k", "cell")
+    for content in (b"first", b"second"):
+        storage = Storage(str(tmp_path / "storage"))
+        storage.write_bytes("checkpoint/state.pt", content)
+        storage.download("checkpoint", tmp_path / "fetched")
+        tracker.log_artifact(run_id, tmp_path / "fetched", "checkpoints/last")
+        assert tracker.read_artifact(run_id, "checkpoints/last/state.pt") == content
+
+    (shown,) = (tmp_path / "mlartifacts").rglob("state.pt")
+    assert shown.samefile(tmp_path / "storage" / "checkpoint" / "state.pt")
+
+
+def test_a_store_behind_a_server_is_no_folder() -> None:
+    assert local_folder("mlflow-artifacts:/1/abc/artifacts") is None
+    assert local_folder("s3://bucket/prefix") is None
+    assert local_folder("file:///a/b%20c") == Path("/a/b c")
 
 
 def test_one_summary_run_per_benchmark_beside_the_trials(tracker: Tracker) -> None:
