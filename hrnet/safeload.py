@@ -9,6 +9,7 @@ imported nor called, so a file gains no power by naming them. All other names st
 from __future__ import annotations
 
 import pickle
+import pickletools
 import re
 import struct
 import threading
@@ -138,9 +139,10 @@ def _allowed() -> Iterator[None]:
 
 def _refusal(path: Path, message: str) -> str:
     found = re.search(r"GLOBAL (\S+)", message)
-    if found:
+    named = found[1] if found else _first_name(path)
+    if named is not None:
         return (
-            f"{path} was refused: it holds an object of type {found[1]}, and loading such objects can run code; save "
+            f"{path} was refused: it holds an object of type {named}, and loading such objects can run code; save "
             "only its state dict again where you trust it"
         )
     said = re.search(r"WeightsUnpickler error: (.+)|((?:Can only|Trying to call|Only persistent|persistent_load).+)",
@@ -148,6 +150,26 @@ def _refusal(path: Path, message: str) -> str:
     if said and "Unsupported operand" not in said[0]:
         return f"{path} was refused: it holds more than weights ({(said[1] or said[2]).strip()[:120]})"
     return _damaged(path)
+
+
+def _first_name(path: Path) -> str | None:
+    """Return the first class or function that a plain pickle names; its instructions are listed, none is followed.
+
+    torch stops at the instructions of newer pickle protocols before it comes to a name.
+    """
+    words: list[str] = []
+    try:
+        with path.open("rb") as file:
+            for instruction, value, _ in pickletools.genops(file):
+                if instruction.name == "GLOBAL":
+                    return str(value).replace(" ", ".")
+                if instruction.name == "STACK_GLOBAL" and len(words) >= 2:
+                    return ".".join(words[-2:])
+                if isinstance(value, str):
+                    words.append(value)
+    except (ValueError, OSError):
+        return None
+    return None
 
 
 def _damaged(path: Path) -> str:
