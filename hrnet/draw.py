@@ -20,6 +20,7 @@ __all__ = [
     "confusion_picture",
     "contact_sheet",
     "error_map",
+    "for_report",
     "overlay",
     "side_by_side",
     "to_png",
@@ -149,6 +150,17 @@ def confusion_picture(matrix: ArrayLike, classes: Sequence[str]) -> bytes:
 def to_png(picture: Image) -> bytes:
     """Return a picture as PNG bytes."""
     _, data = cv2.imencode(".png", picture)
+    return bytes(data.tobytes())
+
+
+def for_report(png: bytes, width: int = 1000) -> bytes:
+    """Return a picture as JPEG bytes no wider than `width` pixels, about a tenth of the size: a report embeds many."""
+    picture = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
+    assert picture is not None
+    if picture.shape[1] > width:
+        height = max(1, round(picture.shape[0] * width / picture.shape[1]))
+        picture = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
+    _, data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 80])
     return bytes(data.tobytes())
 
 

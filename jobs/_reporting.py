@@ -63,7 +63,9 @@ def make_report(places: Settings, workload: HrnetWorkload, *, every_cell: bool =
 
 
 def keep_pictures(places: Settings) -> None:
-    """Copy the overlays of finished trials from MLflow to the storage, where reports find them; those there stay.
+    """Bring small copies of the overlays of finished trials from MLflow to the storage, where reports find them.
+
+    Those that are there stay.
 
     Raises TrackingError if MLflow is away.
     """
@@ -72,6 +74,7 @@ def keep_pictures(places: Settings) -> None:
     lacking = [r for r in records.values() if r.state == "finished" and r.run_id and not ledger.pictures(r.key, 1)]
     if not lacking:
         return
+    from hrnet.draw import for_report
     from orchestrator.tracking import Tracker
 
     tracker = Tracker(places.tracking, places.benchmark, artifacts=places.artifacts)
@@ -81,7 +84,8 @@ def keep_pictures(places: Settings) -> None:
         for path in tracker.artifact_names(run_id, "eval/overlays")[:PICTURES]:
             picture = tracker.read_artifact(run_id, path)
             if picture is not None:
-                ledger.write_picture(record.key, path.rsplit("/", 1)[-1], picture)
+                name = path.rsplit("/", 1)[-1].removesuffix(".png")
+                ledger.write_picture(record.key, f"{name}.jpg", for_report(picture))
 
 
 def write_report(places: Settings, report: Report, formats: Collection[str] = tuple(FORMATS)) -> dict[str, str]:

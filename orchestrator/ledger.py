@@ -123,12 +123,12 @@ class Ledger:
             raise ValueError(f"a result's state is finished, failed or stopped, not {document.get('state')!r}")
         self.storage.write_json(f"trials/{key}/result.json", {"ended": self.clock(), **document})
 
-    def write_picture(self, key: str, name: str, png: bytes) -> None:
-        """Keep a picture of the evaluation for reports."""
-        self.storage.write_bytes(f"trials/{key}/pictures/{name}", png)
+    def write_picture(self, key: str, name: str, content: bytes) -> None:
+        """Keep a picture of the evaluation, PNG or JPEG, for reports."""
+        self.storage.write_bytes(f"trials/{key}/pictures/{name}", content)
 
     def pictures(self, key: str, limit: int = 4) -> dict[str, bytes]:
-        """Return the first pictures of a trial by name, as PNG files."""
+        """Return the first pictures of a trial by name, as PNG or JPEG files."""
         folder = f"trials/{key}/pictures"
         return {name: self.storage.read_bytes(f"{folder}/{name}") for name in self.storage.list(folder)[:limit]}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from importlib import resources
+from pathlib import PurePosixPath
 
 from orchestrator.report import text
 from orchestrator.report.rows import MEMORY, SCORE, SCORE_MS_FLIP, SPEED
@@ -32,9 +33,10 @@ def to_html(report: Report) -> str:
     )
 
 
-def _data_uri(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode()
+def _data_uri(picture: bytes) -> str:
+    kind = "jpeg" if picture.startswith(b"\xff\xd8") else "png"
+    return f"data:image/{kind};base64," + base64.b64encode(picture).decode()
 
 
 def _caption(name: str) -> str:
-    return name.rsplit("/", 1)[-1].removesuffix(".png").replace("_", " ")
+    return PurePosixPath(name).stem.replace("_", " ")

@@ -43,7 +43,7 @@ class Trial:
     """Page of the tracking run; shown as a link only if it is http(s)."""
 
     pictures: Mapping[str, bytes] = field(default_factory=dict)
-    """File name to PNG."""
+    """File name to PNG or JPEG."""
 
     @property
     def name(self) -> str:

@@ -76,6 +76,16 @@ def test_large_pictures_are_shrunk(label: NDArray[np.uint8]) -> None:
     assert draw.side_by_side([("a", large), ("b", large)], width=500).shape[1] == 1008
 
 
+def test_a_picture_for_a_report_is_small() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (300, 2000, 3), dtype=np.uint8)
+    png = draw.to_png(noise)
+    small = draw.for_report(png)
+    assert small.startswith(b"\xff\xd8")
+    assert len(small) < len(png) / 8
+    for jpeg, shape in ((small, (150, 1000, 3)), (draw.for_report(draw.to_png(noise[:, :40])), (300, 40, 3))):
+        assert cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR).shape == shape
+
+
 @pytest.mark.parametrize("count", [0, 1, 3, 4])
 def test_contact_sheet(image: NDArray[np.uint8], label: NDArray[np.uint8], count: int) -> None:
     samples = [
