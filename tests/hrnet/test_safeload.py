@@ -249,6 +249,16 @@ def test_configurations_become_plain_dictionaries(module: str, tmp_path: Path) -
     assert read_weights_file(tmp_path / "w.pth")["meta"] == {"a": 1}
 
 
+@pytest.mark.parametrize("write", [zipped, legacy])
+def test_a_file_cut_anywhere_is_refused_in_a_sentence(write: Write, tmp_path: Path) -> None:
+    write({"state_dict": {"w": torch.zeros(3)}, "meta": {"iter": 70_000, "lr": 0.5}}, tmp_path / "w.pth")
+    whole = (tmp_path / "w.pth").read_bytes()
+    for size in range(0, len(whole), 1 if write is legacy else 7):
+        (tmp_path / "w.pth").write_bytes(whole[:size])
+        with pytest.raises(WeightsError, match=r"is damaged or no torch file|was refused"):
+            read_weights_file(tmp_path / "w.pth")
+
+
 def test_a_damaged_safetensors_file(tmp_path: Path) -> None:
     plain(commands(tmp_path / "canary")["os.mkdir"], tmp_path / "w.safetensors")
     with pytest.raises(WeightsError, match="is damaged or no safetensors file"):
