@@ -94,14 +94,15 @@ def checkpoint_meta(
 
 def to_openmmlab(model: nn.Module, path: Path, meta: Mapping[str, Any]) -> None:
     """Write `{"meta": ..., "state_dict": ...}`, which mmsegmentation 0.x and 1.x load as one of their own."""
-    torch.save({"meta": dict(meta), "state_dict": _entries(model)}, path)
+    with path.open("wb") as file:
+        torch.save({"meta": dict(meta), "state_dict": _entries(model)}, file)
 
 
 def to_safetensors(model: nn.Module, path: Path, meta: Mapping[str, Any]) -> None:
     """Write the tensors as safetensors, with `meta` as JSON text beside them."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
-    save_file(_entries(model), path, metadata={"format": "pt", "meta": json.dumps(meta)})
+    path.write_bytes(save(_entries(model), metadata={"format": "pt", "meta": json.dumps(meta)}))
 
 
 def to_onnx(model: HRNetSegmentor, path: Path, meta: Mapping[str, Any], *, with_preprocessing: bool = False) -> None:

@@ -96,4 +96,7 @@ def test_what_cannot_be_written(model: HRNetSegmentor, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(WeightsError, match="cannot write"):
         export(model, tmp_path / "file" / "w.pth", {})
+    for suffix in (".pth", ".safetensors"):
+        with pytest.raises(WeightsError, match=r"cannot write .*: File name too long"):
+            export(model, tmp_path / ("w" * 250 + suffix), {})
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
