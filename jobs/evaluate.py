@@ -82,7 +82,8 @@ def run(args: argparse.Namespace) -> int:
     if foreign and published:
         verdict = _verdict(args, recipe, dataset, matrices[""], metrics, loaded.classes)
     if args.json:
-        facts = {"recipe": recipe.name, "weights": args.weights, "metrics": metrics, "published": published}
+        facts = {"recipe": recipe.name, "weights": args.weights, "published": published}
+        facts |= {"metrics": {name: _finite(value) for name, value in metrics.items()}}
         facts |= {"iou": {name: _finite(value) for name, value in iou.items()}, "verdict": _facts(verdict)}
         print(json.dumps({**facts, "loaded": loaded.summary().splitlines()}, indent=1))
     else:

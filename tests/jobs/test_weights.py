@@ -152,6 +152,20 @@ def test_labels_that_were_not_reduced_are_found(
         assert "shifted" not in str(facts["verdict"])
 
 
+def test_scores_of_nothing_are_json(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    png = cv2.imencode(".png", image("ignored", 64, 128))[1].tobytes()
+    samples = [encode("s", png, np.full((64, 128), 255, np.uint8), 19)]
+    write_dataset(tmp_path / "prepared" / "cityscapes", cards()["cityscapes"], {"train": samples, "val": samples})
+    out = run(evaluate(tmp_path, folder / "theirs.pth", "--json"), capsys)[1]
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    facts = json.loads(out, parse_constant=refuse)
+    assert facts["metrics"]["val/mIoU"] is None
+    assert "no pixel was compared" in facts["verdict"]["causes"][0]
+
+
 def test_weights_trained_here_are_not_held_against_the_table(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
