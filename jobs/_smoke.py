@@ -52,8 +52,10 @@ def arrange(args: argparse.Namespace) -> None:
     """
     from jobs._wiring import HrnetWorkload
     from orchestrator.grid import select
+    from orchestrator.settings import absolute_uri
 
-    if args.data not in (None, os.environ.get("HRGRID_DATA")):
+    usual = os.environ.get("HRGRID_DATA")
+    if args.data not in (None, usual and absolute_uri(usual)):
         raise UsageError(f"--smoke draws its own data, but --data names {args.data}; leave one of them out")
     args.name = args.name or NAME
     places = settings(args)

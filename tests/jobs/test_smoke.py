@@ -73,6 +73,12 @@ def test_other_data_is_refused_and_nothing_is_drawn(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_the_usual_data_are_left_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HRGRID_DATA", "prepared/")
+    with pytest.raises(UsageError, match="did you mean 'isaid'"):
+        arrange(parsed("--dataset", "isaad", "--storage", str(tmp_path)))
+
+
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_slid_cell_for_real_and_its_relaunch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
