@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from hrnet.errors import RecipeError, suggestion
 from hrnet.families import FAMILIES
-from hrnet.fields import RULES, name_hash, parse, show
+from hrnet.fields import RULES, name_hash, parse, public, show
 
 if TYPE_CHECKING:
     from hrnet.data.cards import Card
@@ -247,7 +247,7 @@ def _start(recipe: Recipe) -> str:
     if recipe.pretrained is None:
         return "trained from scratch"
     hashed = f" (SHA-256 {recipe.pretrained_sha256[:8]}...)" if recipe.pretrained_sha256 else ""
-    return f"started from {recipe.pretrained.rsplit('/', 1)[-1]}{hashed}"
+    return f"started from {public(recipe.pretrained).rsplit('/', 1)[-1]}{hashed}"
 
 
 _FIELDS: Mapping[str, str] = MappingProxyType({field.name: str(field.type) for field in fields(Recipe)})

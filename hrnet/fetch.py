@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import unquote, urlsplit
 
 from hrnet.errors import WeightsError
-from hrnet.fields import name_hash
+from hrnet.fields import name_hash, public
 
 if TYPE_CHECKING:
     import pyarrow.fs as pafs
@@ -49,7 +49,7 @@ _PROBE_SECONDS = 10.0
 
 def is_remote(source: str) -> bool:
     """Whether a source is fetched (http, https or s3) rather than read from disk."""
-    return urlsplit(source).scheme in ("http", "https", "s3")
+    return source.lower().startswith(("http://", "https://", "s3://"))
 
 
 def mirrored(uri: str) -> str:
@@ -100,29 +100,51 @@ def local_copy(source: str, sha256_prefix: str | None = None) -> Path:
 
 
 def fetch(uri: str, cache_dir: str | Path, sha256_prefix: str | None = None) -> Path:
-    """Return the local copy of a remote file, downloaded into `cache_dir` unless it is there already.
+    """Return the local copy of a remote file, downloaded into `cache_dir` unless the file of that hash is there.
 
     A broken connection is continued where it broke off, up to five times within a call; with a hash to check the
     result against, the next call continues too. Processes that fetch the same file wait for the first one. A file that
-    does not match its hash is deleted. Files without a hash are kept apart by where they come from. Raises
-    `WeightsError`.
+    does not match its hash is deleted. Without a hash nothing says that a file is still what it was: it is downloaded
+    anew by every call, and kept apart by where it comes from. Raises `WeightsError`.
     """
     if not is_remote(uri):
         raise WeightsError(f"cannot fetch {uri!r}: only http, https and s3 are known; give a path or such a URL")
     target = _target(uri, Path(cache_dir), sha256_prefix)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if _is_good(target, sha256_prefix):
-        return target
-    partial = target.with_name(target.name + ".part")
-    with partial.open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        # Whoever held the lock before may have finished the file meanwhile.
-        if not _is_good(target, sha256_prefix):
-            if sha256_prefix is None:
-                file.truncate(0)
-            _download(uri, file)
-            _accept(uri, partial, target, sha256_prefix)
+    with _kept_in(cache_dir):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if _is_good(target, sha256_prefix):
+            return target
+        partial = target.with_name(target.name + ".part")
+        with _locked(partial) as file:
+            # Whoever held the lock before may have finished the file meanwhile.
+            if not _is_good(target, sha256_prefix):
+                if sha256_prefix is None:
+                    file.truncate(0)
+                _download(uri, file)
+                _accept(uri, partial, target, sha256_prefix)
     return target
+
+
+@contextmanager
+def _locked(partial: Path) -> Iterator[BinaryIO]:
+    """Open a file to append to it, for this process alone."""
+    while True:
+        with partial.open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            # Whoever held the lock before may have renamed or deleted what was opened here.
+            if partial.exists() and os.path.samestat(os.fstat(file.fileno()), partial.stat()):
+                yield file
+                return
+
+
+@contextmanager
+def _kept_in(folder: str | Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise WeightsError(
+            f"cannot keep fetched weights in {folder}: {error.strerror or error}; name another folder in $HRGRID_CACHE"
+        ) from None
 
 
 def reachable(source: str, sha256_prefix: str | None = None) -> None:
@@ -133,7 +155,7 @@ def reachable(source: str, sha256_prefix: str | None = None) -> None:
         if not Path(source).is_file():
             raise WeightsError(f"there is no weights file {source}; check the path")
         return
-    if _target(source, cache_folder(), prefix).is_file():
+    if _target(source, cache_folder(), prefix).is_file() and prefix is not None:
         return
     if source.startswith("s3://"):
         with _explained(source):
@@ -143,16 +165,20 @@ def reachable(source: str, sha256_prefix: str | None = None) -> None:
         urllib.request.urlopen(urllib.request.Request(source, method="HEAD"), timeout=_PROBE_SECONDS).close()
     except urllib.error.HTTPError as error:
         error.close()
-        raise WeightsError(f"cannot fetch {source}: the server answers {error.code} {error.reason}") from None
+        raise WeightsError(f"cannot fetch {public(source)}: the server answers {error.code} {error.reason}") from None
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
-        raise WeightsError(f"cannot fetch {source}: {reason}; check the network, or give a file's path") from None
+        told = f"cannot fetch {public(source)}: {reason}"
+        raise WeightsError(f"{told}; check the network, or give a file's path") from None
 
 
 def _target(uri: str, folder: Path, prefix: str | None) -> Path:
-    name = unquote(urlsplit(uri).path).rsplit("/", 1)[-1]
-    if name in ("", ".", ".."):
-        raise WeightsError(f"cannot fetch {uri!r}: it names no file")
+    try:
+        name = unquote(urlsplit(uri).path).rsplit("/", 1)[-1]
+    except ValueError as error:
+        raise WeightsError(f"cannot fetch {public(uri)!r}: it is no URL ({error})") from None
+    if name in ("", ".", "..") or not name.isprintable():
+        raise WeightsError(f"cannot fetch {public(uri)!r}: it names no file")
     if prefix is None:
         # Nothing says that files of one name are one file.
         folder = folder / hashlib.sha256(uri.encode()).hexdigest()[:16]
@@ -160,13 +186,13 @@ def _target(uri: str, folder: Path, prefix: str | None) -> Path:
 
 
 def _is_good(target: Path, prefix: str | None) -> bool:
-    return target.is_file() and (prefix is None or sha256_of(target).startswith(prefix.lower()))
+    return prefix is not None and target.is_file() and sha256_of(target).startswith(prefix.lower())
 
 
 def _accept(uri: str, partial: Path, target: Path, prefix: str | None) -> None:
     if prefix is not None and not (actual := sha256_of(partial)).startswith(prefix.lower()):
         partial.unlink()
-        raise WeightsError(f"{uri} has the SHA-256 {actual[:16]}..., expected {prefix}...; it was not kept")
+        raise WeightsError(f"{public(uri)} has the SHA-256 {actual[:16]}..., expected {prefix}...; it was not kept")
     os.replace(partial, target)
 
 
@@ -175,6 +201,7 @@ def _download(uri: str, file: BinaryIO) -> None:
         with _explained(uri):
             _transfer_s3(uri, file)
         return
+    told = f"cannot fetch {public(uri)}"
     for attempt in range(_TRIES):
         try:
             _transfer(uri, file)
@@ -182,7 +209,7 @@ def _download(uri: str, file: BinaryIO) -> None:
         except urllib.error.HTTPError as error:
             error.close()
             if error.code < 500:
-                raise WeightsError(f"cannot fetch {uri}: the server answers {error.code} {error.reason}") from None
+                raise WeightsError(f"{told}: the server answers {error.code} {error.reason}") from None
             reason: object = f"the server answers {error.code} {error.reason}"
         except urllib.error.URLError as error:
             reason = error.reason
@@ -190,7 +217,7 @@ def _download(uri: str, file: BinaryIO) -> None:
             reason = error
         if attempt + 1 < _TRIES:
             time.sleep(0.2 * 2**attempt)
-    raise WeightsError(f"cannot fetch {uri}: {reason}; check the network, or fetch it by hand and give its path")
+    raise WeightsError(f"{told}: {reason}; check the network, or fetch it by hand and give its path")
 
 
 def _transfer(uri: str, file: BinaryIO) -> None:
@@ -256,4 +283,5 @@ def _explained(uri: str) -> Iterator[None]:
     try:
         yield
     except (OSError, pa.ArrowException) as error:
-        raise WeightsError(f"cannot fetch {uri}: {error}; check the name, the endpoint and the credentials") from None
+        told = f"cannot fetch {public(uri)}: {error}"
+        raise WeightsError(f"{told}; check the name, the endpoint and the credentials") from None

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-__all__ = ["RULES", "Rule", "name_hash", "parse", "show"]
+__all__ = ["RULES", "Rule", "name_hash", "parse", "public", "show"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,15 @@ def name_hash(source: str) -> str | None:
     """Return the eight digits of SHA-256 that a published file's name ends with (`...-b5a04e21.pth`), if it does."""
     found = re.search(r"-([0-9a-f]{8})\.(?:pth|pt|safetensors)(?:[?#].*)?$", source)
     return found[1] if found else None
+
+
+def public(source: str) -> str:
+    """Return a URL as it may be printed and kept: without user and query, which may be a password or a signature."""
+    scheme, separator, rest = source.partition("://")
+    if not separator:
+        return source
+    host, slash, path = re.split(r"[?#]", rest)[0].partition("/")
+    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
 
 
 def _multiply(value: Any, factor: float) -> Any:

@@ -15,6 +15,7 @@ from moto.server import ThreadedMotoServer
 
 from hrnet.errors import WeightsError
 from hrnet.fetch import cache_folder, fetch, local_copy, name_hash, reachable
+from hrnet.fields import public
 from hrnet.model.segmentor import build_model
 from hrnet.weights import load_weights, save_weights
 
@@ -111,7 +112,7 @@ def test_files_of_one_name_are_kept_apart_where_no_hash_tells_them(server: Serve
     assert first != second
     assert second.read_bytes() == b"another file"
     assert fetch(server.url("a/w.pth"), tmp_path) == first
-    assert len(server.requests) == 2
+    assert first.read_bytes() == b"another file", "nothing says that it is still the file that it was"
 
 
 def test_fetch_finds_a_complete_leftover(server: Server, tmp_path: Path) -> None:
@@ -149,13 +150,65 @@ def test_fetch_explains_failures(server: Server, tmp_path: Path) -> None:
 
 
 def test_concurrent_fetches_download_once(server: Server, tmp_path: Path) -> None:
-    threads = [threading.Thread(target=fetch, args=(server.url("w.pth"), tmp_path)) for _ in range(4)]
+    at_once(server, tmp_path, digest(server))
+    assert (tmp_path / "w.pth").read_bytes() == server.content
+    assert len(server.requests) == 1
+
+
+def test_a_concurrent_fetch_leaves_alone_what_another_has_finished(server: Server, tmp_path: Path) -> None:
+    at_once(server, tmp_path, None)
+    assert len(server.requests) == 4
+    (target,) = tmp_path.rglob("w.pth")
+    assert target.read_bytes() == server.content
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_concurrent_fetches_of_a_wrong_file_all_say_so(server: Server, tmp_path: Path) -> None:
+    said = at_once(server, tmp_path, "00000000")
+    assert len(said) == 4
+    assert all("expected 00000000" in sentence for sentence in said)
+    assert not list(tmp_path.iterdir())
+
+
+def at_once(server: Server, folder: Path, prefix: str | None) -> list[str]:
+    """Fetch four times at the same moment; returns what the failures said."""
+    said: list[str] = []
+
+    def one() -> None:
+        try:
+            fetch(server.url("w.pth"), folder, prefix)
+        except WeightsError as error:
+            said.append(str(error))
+
+    threads = [threading.Thread(target=one) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert fetch(server.url("w.pth"), tmp_path).read_bytes() == server.content
-    assert len(server.requests) == 1
+    return said
+
+
+def test_a_folder_that_cannot_be_written_is_named(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(WeightsError, match=r"cannot keep fetched weights in .*file: .*HRGRID_CACHE"):
+        fetch(server.url("w.pth"), tmp_path / "file", digest(server))
+
+
+@pytest.mark.parametrize("uri", ["http://[x/w.pth", "http://host/w%00.pth", "https://host/..", "s3://bucket/a%2F.."])
+def test_what_names_no_file_is_refused(uri: str, tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"it is no URL|it names no file"):
+        local_copy(uri)
+    with pytest.raises(WeightsError, match=r"it is no URL|it names no file"):
+        fetch(uri, tmp_path)
+
+
+def test_no_password_and_no_signature_is_told(server: Server, tmp_path: Path) -> None:
+    port = server.server_address[1]
+    with pytest.raises(WeightsError, match="answers 404") as told:
+        fetch(f"http://127.0.0.1:{port}/absent.pth?X-Amz-Signature=secret", tmp_path)
+    assert "secret" not in str(told.value)
+    assert public("https://me:secret@host/a/w.pth?key=secret#x") == "https://host/a/w.pth"
+    assert public("/a/w?.pth") == "/a/w?.pth"
 
 
 def test_load_from_a_url_checks_the_hash_in_its_name(

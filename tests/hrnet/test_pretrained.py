@@ -76,6 +76,12 @@ def test_other_weights_are_another_trial_and_say_so(weights: Path) -> None:
     assert scratch.not_comparable[0].startswith("trained from scratch instead of started from hrnetv2")
 
 
+def test_a_signed_address_stays_out_of_the_reasons() -> None:
+    spec = resolved(pretrained="https://host/w.pth?X-Amz-Signature=secret", pretrained_sha256="0" * 64)
+    assert spec.not_comparable[0].startswith("started from w.pth (SHA-256 00000000...) instead of")
+    assert "secret" not in str((spec.settings, spec.not_comparable))
+
+
 def test_a_relative_path_becomes_absolute(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(weights.parent)
     assert pinned(PUBLISHED.with_overrides({"pretrained": "own.pth"})).pretrained == str(weights)
