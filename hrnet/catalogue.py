@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DATASETS",
+    "FREE_FIELDS",
     "NO_EFFECT_ON_SCORES",
     "PREFIXES",
     "WIDTHS",
@@ -38,9 +39,11 @@ WIDTHS: tuple[Width, ...] = ("w18-small", "w18", "w48")
 PREFIXES: Mapping[str, str] = MappingProxyType({"w18-small": "hr18s", "w18": "hr18", "w48": "hr48"})
 """Width to the prefix in configuration names."""
 
-NO_EFFECT_ON_SCORES = frozenset(
-    {"workers", "loader_workers", "log_interval", "val_interval", "checkpoint_interval", "ms_flip", "speed_images"}
-)
+FREE_FIELDS = frozenset({"workers", "loader_workers", "log_interval", "speed_images"})
+"""Fields that say how a training is run and watched, not what it computes: they may change between two attempts, and
+what is finished is not trained again for them."""
+
+NO_EFFECT_ON_SCORES = FREE_FIELDS | {"val_interval", "checkpoint_interval", "ms_flip"}
 """Fields that leave the final weights, and with them every score, as they are."""
 
 _LATER = frozenset({"speed_images"})

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from hrnet import workload as science
-from hrnet.catalogue import Recipe
+from hrnet.catalogue import FREE_FIELDS, Recipe
 from hrnet.events import Event
 from orchestrator.settings import Settings, absolute_uri, make_settings
 from orchestrator.workload import Cell, Estimate, Facts, Problem, Spec
@@ -64,6 +64,7 @@ class HrnetWorkload:
             data=location,
             data_fingerprint=fingerprint,
             code_version=science.NUMERICS_VERSION,
+            free=tuple(sorted(FREE_FIELDS)),
             locations={} if elsewhere is None else {"pretrained": elsewhere},
             not_comparable=science.not_comparable(recipe, base, location or None),
         )

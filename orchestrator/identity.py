@@ -1,7 +1,8 @@
 """What a trial's key is made of: everything that changes its numbers, and nothing else.
 
 The key names the training run, the storage prefix and the tracking tag. Where the data lies, how many workers share
-the batch and when it was launched do not enter it; a changed recipe, seed, data set or code version does.
+the batch, how often it is logged and when it was launched do not enter it; a changed recipe, seed, data set or code
+version does.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ def trial_key(spec: Spec) -> str:
     """Return the 16 hexadecimal digits that identify a spec."""
     identity = {
         "cell": spec.cell.name,
-        "settings": _plain(spec.settings),
+        "settings": _plain({name: value for name, value in spec.settings.items() if name not in spec.free}),
         "seed": spec.seed,
         "data_fingerprint": spec.data_fingerprint,
         "code_version": spec.code_version,

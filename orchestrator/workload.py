@@ -36,7 +36,7 @@ class Spec:
     """The cell that this spec resolves."""
 
     settings: Mapping[str, Json]
-    """Every setting that changes numbers, with its value."""
+    """Every setting with its value."""
 
     seed: int
     """Seed of the trial."""
@@ -52,6 +52,9 @@ class Spec:
 
     locations: Mapping[str, str] = field(default_factory=dict)
     """Setting to where its content lies, for settings that name files by content. Not part of the identity."""
+
+    free: tuple[str, ...] = ()
+    """Names of settings that say how a trial is run and watched, not what it computes. Not part of the identity."""
 
     not_comparable: tuple[str, ...] = ()
     """Why the result must not be compared with a published one; empty when it may be."""

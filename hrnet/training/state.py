@@ -17,16 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hrnet.catalogue import Recipe
+from hrnet.catalogue import FREE_FIELDS, Recipe
 from hrnet.errors import WeightsError
 
 __all__ = ["STATE_FILE", "Progress", "load_state", "read_recipe", "recipe_hash", "save_state"]
 
 STATE_FILE = "state.pt"
 """Name of the state file in a checkpoint folder."""
-
-# Fields that say how a training is run and watched, not what it computes: they may change between two attempts.
-_FREE_FIELDS = frozenset({"workers", "loader_workers", "log_interval", "speed_images"})
 
 
 @dataclass(kw_only=True, slots=True)
@@ -55,7 +52,7 @@ class Progress:
 def recipe_hash(recipe: Recipe) -> str:
     """SHA-256 of every field that changes numbers; a state of another hash is never continued."""
     # Weights that are known by their hash may lie elsewhere at the next attempt.
-    free = _FREE_FIELDS | ({"pretrained"} if recipe.pretrained_sha256 is not None else set())
+    free = FREE_FIELDS | ({"pretrained"} if recipe.pretrained_sha256 is not None else set())
     fields = {key: value for key, value in recipe.to_dict().items() if key not in free}
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 

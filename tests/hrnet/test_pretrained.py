@@ -76,6 +76,15 @@ def test_other_weights_are_another_trial_and_say_so(weights: Path) -> None:
     assert scratch.not_comparable[0].startswith("trained from scratch instead of started from hrnetv2")
 
 
+def test_what_only_watches_a_training_trains_nothing_again() -> None:
+    free = {"workers": "2", "loader_workers": "9", "log_interval": "7", "speed_images": "0"}
+    assert trial_key(resolved(**free)) == trial_key(resolved())
+    assert resolved(**free).settings["log_interval"] == 7
+    assert resolved(**free).not_comparable == ()
+    for name in ("val_interval", "checkpoint_interval", "max_iters", "batch_size"):
+        assert trial_key(resolved(**{name: "16"})) != trial_key(resolved())
+
+
 def test_a_signed_address_stays_out_of_the_reasons() -> None:
     spec = resolved(pretrained="https://host/w.pth?X-Amz-Signature=secret", pretrained_sha256="0" * 64)
     assert spec.not_comparable[0].startswith("started from w.pth (SHA-256 00000000...) instead of")

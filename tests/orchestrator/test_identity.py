@@ -45,6 +45,12 @@ def test_where_the_data_is_does_not_matter() -> None:
     assert trial_key(other) == trial_key(SPEC)
 
 
+def test_how_it_is_run_and_watched_does_not_matter() -> None:
+    free = replace(SPEC, settings={**SPEC.settings, "log_interval": 50}, free=("log_interval",))
+    assert trial_key(replace(free, settings={**SPEC.settings, "log_interval": 10})) == trial_key(free)
+    assert trial_key(replace(free, settings={**free.settings, "lr": 0.02})) != trial_key(free)
+
+
 def test_a_round_trip_through_json_keeps_the_key() -> None:
     document = json.loads(json.dumps(asdict(SPEC)))
     assert trial_key(replace(SPEC, settings=dict(reversed(document["settings"].items())))) == trial_key(SPEC)
