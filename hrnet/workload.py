@@ -65,7 +65,7 @@ def not_comparable(recipe: Recipe, base: Recipe, data: str | None) -> tuple[str,
     if data is not None:
         from hrnet.data.shards import open_dataset
 
-        reasons += open_dataset(data).partial
+        reasons += open_dataset(data).incomparable
     return tuple(reasons)
 
 

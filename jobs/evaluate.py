@@ -129,7 +129,7 @@ def _verdict(
     ]
     changed = recipe.differences(catalogue_recipe(recipe.name, args.data, ()))
     reasons = [phrase for phrase in changed if phrase.split()[0] in EVALUATION_FIELDS]
-    reasons += [sentence for sentence in dataset.partial if " val images" in sentence]
+    reasons += [reason for reason in dataset.incomparable if " train images" not in reason]
     strangers = int(matrix.state()[-1].sum())
     return judge(
         comparisons, matrix.counts(), dataset.card.classes, incomparable=reasons, strangers=strangers, named=named

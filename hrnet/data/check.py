@@ -75,7 +75,10 @@ class Report:
     """Only manifest, sample names and file hashes were looked at."""
 
     partial: Sequence[str]
-    """One sentence for each split that is not complete; results on such data are not comparable."""
+    """One sentence for each split that is not complete."""
+
+    incomparable: Sequence[str]
+    """Why results on such data are not comparable, these sentences included."""
 
     splits: Mapping[str, SplitReport]
     """Numbers of each split."""
@@ -96,8 +99,9 @@ class Report:
             "fingerprint": self.fingerprint,
             "quick": self.quick,
             "ok": self.ok,
-            "comparable": not self.partial,
+            "comparable": not self.incomparable,
             "partial": list(self.partial),
+            "incomparable": list(self.incomparable),
             "splits": {name: _fields(split) for name, split in self.splits.items()},
             "findings": [_fields(finding) for finding in self.findings],
         }
@@ -145,6 +149,7 @@ def check(
         fingerprint=dataset.fingerprint,
         quick=quick,
         partial=dataset.partial,
+        incomparable=dataset.incomparable,
         splits={name: _split_report(dataset, name) for name in dataset.splits},
         findings=sorted(findings, key=lambda finding: not finding.fatal),
     )

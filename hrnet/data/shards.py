@@ -214,6 +214,11 @@ class PreparedDataset:
             for split, counts in self.manifest["partial"].items()
         )
 
+    @property
+    def incomparable(self) -> tuple[str, ...]:
+        """Why results on it are not comparable with the published ones: what it lacks, and labels that are others."""
+        return (*self.partial, *self.manifest.get("incomparable", ()))
+
     def split(self, name: str) -> Split:
         """Return a split; raises DataError if there is none of that name."""
         if name not in self.manifest["splits"]:

@@ -14,6 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from hrnet.catalogue import recipes
 from hrnet.data.cards import card
 from hrnet.data.prepare.pascal_context import ANNOTATED, IDS
 from hrnet.data.prepare.recognise import recognise
@@ -23,6 +24,7 @@ from hrnet.data.prepare.tree import open_tree
 from hrnet.data.shards import open_dataset
 from hrnet.data.synthetic import synthesise
 from hrnet.errors import DataError
+from hrnet.workload import not_comparable
 
 VOC = Path("VOCdevkit", "VOC2010")
 
@@ -151,6 +153,10 @@ def test_all_three_forms_give_the_same(ready: Path, tmp_path: Path, dataset: str
     third = prepare(ready, tmp_path / "c", dataset=dataset, partial=True)
     assert third.fingerprint == first.fingerprint
     assert (third.card, "the original Pascal Context release" in third.notes[0]) == (card(dataset), True)
+    recipe = next(each for each in recipes() if each.dataset == dataset)
+    reasons = [not_comparable(recipe, recipe, str(tmp_path / form)) for form in "abc"]
+    assert [len(each) for each in reasons] == [2, 2, 3], "incomplete, and at last with other labels than published"
+    assert "original Pascal Context release" in reasons[2][2]
 
 
 def original_release(root: Path, found: Mapping[str, NDArray[np.uint8]]) -> None:

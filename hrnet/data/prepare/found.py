@@ -75,6 +75,9 @@ class Found:
     incomplete: Sequence[str] = ()
     """What a download lacks whose samples are counted only then, such as '22 of 24 areas of train'."""
 
+    incomparable: Sequence[str] = ()
+    """Why results on the complete data set would not be the published ones, one phrase each."""
+
 
 def pair(name: str, image: File, label: File, table: NDArray[np.int16]) -> Job:
     """Return the job of an image and a label file of class numbers; `table` holds the training id of each value."""

@@ -130,11 +130,11 @@ def _from_mats(voc: Tree, card: Card, mats: Mapping[str, File]) -> Found:
         return Job(name=name, inputs=(image, mats[name]), convert=_convert_mat) if name in mats else None
 
     splits, notes = _jobs(voc, _lists(voc, _LISTS, _VOC_LISTS), job)
-    notes.append(
+    others = (
         f"the labels are those of the original Pascal Context release; the published results were made with {_JSON} "
         f"of PASCAL in Detail, whose labels differ here and there"
     )
-    return Found(card=card, splits=splits, notes=notes)
+    return Found(card=card, splits=splits, notes=[*notes, others], incomparable=(others,))
 
 
 def _jobs(

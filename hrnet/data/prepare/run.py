@@ -194,7 +194,7 @@ def _write(task: _Task, destination: Path) -> Sequence[str]:
             split: convert_all(jobs, found.card, task.workers, building.start(split), functools.partial(tell, split))
             for split, jobs in found.splits.items()
         }
-        manifest = write_splits(building, found.card, splits)
+        manifest = {**write_splits(building, found.card, splits), "incomparable": list(found.incomparable)}
         names = {split: [name for each in building.closed(split) for name in each.names] for split in found.splits}
         notes = _approve(task, destination, manifest, names)
         extra = {_SOURCE: json.dumps({"signature": task.signature}).encode()}
