@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from hrnet.catalogue import Recipe
 from hrnet.errors import RecipeError, WeightsError, suggestion
-from hrnet.published import published
+from hrnet.published import Published, published
 from hrnet.workload import catalogue, custom_cards
 from jobs._options import overrides_for, settings
 from orchestrator.checkpoints import CheckpointStore
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from hrnet.model.segmentor import HRNetSegmentor
     from hrnet.weights import LoadReport
 
-__all__ = ["PUBLISHED", "catalogue_recipe", "found", "load_model", "stored_recipe"]
+__all__ = ["PUBLISHED", "catalogue_recipe", "found", "load_model", "published_row", "stored_recipe"]
 
 PUBLISHED = "published"
 """The word for the table's own checkpoint of a recipe."""
@@ -54,7 +54,8 @@ def found(name: str, args: argparse.Namespace, recipe: Recipe | None = None) -> 
     from hrnet.fetch import is_remote, local_copy
 
     if name == PUBLISHED and recipe is not None:
-        yield _published(recipe)
+        row = published_row(recipe)
+        yield local_copy(row.checkpoint, row.sha256_prefix)
         return
     if is_remote(name):
         yield local_copy(name)
@@ -101,16 +102,15 @@ def load_model(path: Path, recipe: Recipe) -> tuple[HRNetSegmentor, LoadReport]:
     return model.eval(), report
 
 
-def _published(recipe: Recipe) -> Path:
-    from hrnet.fetch import local_copy
-
+def published_row(recipe: Recipe) -> Published:
+    """The table's row of a recipe; raises UsageError if it has none, and with it no published checkpoint."""
     row = published(recipe.name)
     if row is None:
         raise UsageError(
             f"{recipe.name} has no row in the published table, and with it no published checkpoint (eight Pascal "
             "Context recipes and those of custom data sets have none); give --weights FILE to score your own"
         )
-    return local_copy(row.checkpoint, row.sha256_prefix)
+    return row
 
 
 def _trial(name: str, ledger: Ledger, benchmark: str) -> Entry:

@@ -16,7 +16,7 @@ from hrnet.errors import DataError
 from jobs._command import FAILED, main_of
 from jobs._options import add_device, add_json, add_name, add_places, device, positive
 from jobs._show import number, print_table
-from jobs._weights import PUBLISHED, catalogue_recipe, found, load_model
+from jobs._weights import PUBLISHED, catalogue_recipe, found, load_model, published_row
 
 if TYPE_CHECKING:
     from hrnet.data.shards import PreparedDataset
@@ -66,12 +66,14 @@ def run(args: argparse.Namespace) -> int:
     from hrnet.data.shards import locate, open_dataset
     from hrnet.workload import published_metrics
 
+    # What can be wrong at once is said before hundreds of megabytes of weights are fetched.
+    if args.weights == PUBLISHED:
+        published_row(recipe)
+    where, dataset = device(args), open_dataset(locate(args.data, recipe.dataset))
     with found(args.weights, args, recipe) as path:
-        dataset = open_dataset(locate(args.data, recipe.dataset))
         model, loaded = load_model(path, recipe)
     if not args.json:
         print(loaded.summary(), end="\n\n", flush=True)
-    where = device(args)
     matrices = _evaluate(model.to(where), dataset, recipe, where, ms_flip=args.ms_flip)
     scores = {suffix: matrix.scores() for suffix, matrix in matrices.items()}
     metrics = {f"val/{n}{suffix}": float(getattr(s, n)) for suffix, s in scores.items() for n in SCORES}

@@ -233,6 +233,22 @@ def test_a_recipe_without_a_row_has_no_published_weights(folder: Path, capsys: p
     assert "has no row in the published table" in error
 
 
+def test_missing_data_are_named_before_weights_are_fetched(mirror: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv: list[str | Path] = [
+        "evaluate",
+        HR18S,
+        "--weights",
+        "published",
+        "--data",
+        mirror / "none",
+        "--device",
+        "cpu",
+    ]
+    code, _, error = run(argv, capsys)
+    assert (code, len(error.splitlines())) == (2, 1)
+    assert "holds no prepared data set 'cityscapes'" in error
+
+
 def test_predict_says_what_it_loaded_and_where_it_cannot_compute(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
