@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
 
+from hrnet.fields import public
 from jobs._show import number, plural, print_table
 from jobs._wiring import HrnetWorkload
 from jobs.ui import DEFAULT_PORT, HOST
@@ -43,7 +44,7 @@ _CONDITIONS = (
 def make_report(places: Settings, workload: HrnetWorkload, *, every_cell: bool = False) -> Report:
     """Collect a benchmark's rows from the ledger; the tracking server is not asked."""
     remote = places.tracking.startswith("http")
-    pages = places.tracking if remote else f"http://{HOST}:{DEFAULT_PORT}"
+    pages = public(places.tracking) if remote else f"http://{HOST}:{DEFAULT_PORT}"
     hint = () if remote else (f"Links to runs work while `hrgrid ui` is open on port {DEFAULT_PORT}.",)
     rows = collect(
         Ledger(Storage(places.storage)),

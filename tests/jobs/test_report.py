@@ -76,7 +76,7 @@ def _facets(recipe: Recipe) -> dict[str, str]:
 def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
     folder = tmp_path_factory.mktemp("ledger")
     write_ledger(folder)
-    places = make_settings(storage=str(folder), tracking="http://mlflow:5000", benchmark="made-up")
+    places = make_settings(storage=str(folder), tracking="http://me:secret@mlflow:5000", benchmark="made-up")
     return make_report(places, HrnetWorkload(), every_cell=True)
 
 
@@ -87,6 +87,11 @@ def test_45_rows_in_nine_sections_in_the_published_order(report: Report) -> None
     assert set(report.counts) == set(VERDICTS)
     with_numbers = [row.cell for row in report.rows if row.published]
     assert with_numbers == list(all_published())
+
+
+def test_links_to_runs_hold_no_password(report: Report) -> None:
+    assert report.rows[0].trials[0].run_url == "http://mlflow:5000/#/runs/run0000"
+    assert "secret" not in to_html(report) + to_json(report) + to_csv(report) + to_markdown(report)
 
 
 def test_the_verdicts_of_the_made_up_results(report: Report) -> None:
