@@ -15,7 +15,7 @@ PLAIN_SECONDS = 10.0
 """Between two lines where there is no terminal."""
 
 Report = Callable[[int, int, str], None]
-"""Called with (done, total, what was done last)."""
+"""Called with (done, total, what was done last or nothing)."""
 
 
 @contextmanager
@@ -57,7 +57,8 @@ def plain(what: str) -> Report:
             return
         said = time.monotonic()
         speed = "" if rate is None else f", {rate:.1f}/s, {duration((total - done) / rate)} left"
-        print(f"{what}: {done} of {total}{speed} ({last})", file=sys.stderr, flush=True)
+        told = f" ({last})" if last else ""
+        print(f"{what}: {done} of {total}{speed}{told}", file=sys.stderr, flush=True)
 
     return report
 

@@ -6,15 +6,15 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Generator, Iterator, Mapping
-from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from hrnet.catalogue import Recipe
 from hrnet.errors import TrainingError
 from jobs._command import main_of
 from jobs._options import add_json, add_name, add_places, positive
-from jobs._show import console, number, print_table
+from jobs._show import number, print_table
+from jobs._watch import watched
 from jobs._weights import catalogue_recipe, found, load_model
 from orchestrator.errors import UsageError
 
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 HELP = """Measure a recipe's training memory and images per second by the protocol behind the published table. Memory:
 training steps at the recipe's crop and batch per GPU. Speed: one image at a time at the recipe's test scale."""
-
-Result = TypeVar("Result")
 
 WHAT = ("memory", "fps")
 
@@ -67,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     from hrnet import speed
 
     measured = _fps(args, recipe, device) if "fps" in args.what else None
-    memory = _memory(args, recipe, device) if "memory" in args.what and device.type == "cuda" else None
+    memory = _memory(recipe, device) if "memory" in args.what and device.type == "cuda" else None
     facts = speed.figures(
         recipe,
         speed.conditions(recipe, device),
@@ -98,7 +96,7 @@ def _fps(args: argparse.Namespace, recipe: Recipe, device: torch.device) -> Spee
     seconds = args.seconds or (CPU_SECONDS if device.type == "cpu" else None)
     images = _images(args, recipe)
     measuring = speed.measure_speed(model.to(device), images, recipe, device, wanted=args.images, budget=seconds)
-    return _shown("timing images", measuring, args.images, quiet=args.json)
+    return watched(measuring, "timing images", lambda done: (done, args.images))
 
 
 def _images(args: argparse.Namespace, recipe: Recipe) -> Iterator[Image]:
@@ -117,13 +115,13 @@ def _source(args: argparse.Namespace) -> str:
     return "random pixels of a typical size" if args.data is None else f"validation images of {args.data}"
 
 
-def _memory(args: argparse.Namespace, recipe: Recipe, device: torch.device) -> Memory:
+def _memory(recipe: Recipe, device: torch.device) -> Memory:
     import torch
 
     from hrnet import speed
 
     try:
-        return _shown("training steps", speed.measure_memory(recipe, device), speed.MEMORY_STEPS, quiet=args.json)
+        return watched(speed.measure_memory(recipe, device), "training steps", lambda done: (done, speed.MEMORY_STEPS))
     except torch.OutOfMemoryError as error:
         raise TrainingError(
             f"{recipe.name}: {speed.per_gpu(recipe)} images of {recipe.crop[0]}x{recipe.crop[1]} per step do not fit "
@@ -150,27 +148,6 @@ def _device(name: str | None) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise UsageError("--device cuda, but torch sees no GPU here; leave it out to measure on the CPU")
     return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-
-
-def _shown(what: str, measuring: Generator[int, None, Result], total: int, *, quiet: bool) -> Result:
-    """Run a measurement to its end with a bar on a terminal, and a line per tenth elsewhere unless JSON is wanted."""
-    from rich.progress import Progress
-
-    terminal = sys.stdout.isatty()
-    with Progress(console=console(), transient=True) if terminal and not quiet else nullcontext() as bar:
-        task = None if bar is None else bar.add_task(what, total=total)
-        told = 0
-        while True:
-            try:
-                done = next(measuring)
-            except StopIteration as stop:
-                result: Result = stop.value
-                return result
-            if bar is not None and task is not None:
-                bar.update(task, completed=done)
-            elif not quiet and 10 * done // total > told:
-                told = 10 * done // total
-                print(f"{what}: {done} of {total}", flush=True)
 
 
 def _print(facts: Mapping[str, Any], what: tuple[str, ...]) -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from hrnet.data.shards import PreparedDataset
     from hrnet.evaluation.confusion import ConfusionMatrix
     from hrnet.evaluation.diagnosis import Verdict
+    from hrnet.events import Event
     from hrnet.model.segmentor import HRNetSegmentor
 
 HELP = "Score weights on a data set's validation split; with --weights published, check the data against the table."
@@ -104,10 +105,14 @@ def _evaluate(
     from jobs._watch import watched
 
     gang, split = Gang(rank=0, world=1, device=torch.device(where)), dataset.split("val")
-    matrices = {"": watched(evaluate_split(model, split, recipe, gang), "evaluating")}
+
+    def place(event: Event) -> tuple[int, int]:
+        return event.step, event.total
+
+    matrices = {"": watched(evaluate_split(model, split, recipe, gang), "evaluating", place)}
     if ms_flip:
         flipped = evaluate_split(model, split, recipe, gang, ms_flip=True)
-        matrices["_ms_flip"] = watched(flipped, "multi-scale and flip")
+        matrices["_ms_flip"] = watched(flipped, "multi-scale and flip", place)
     return matrices
 
 
