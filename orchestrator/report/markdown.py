@@ -37,7 +37,8 @@ def to_markdown(report: Report) -> str:
         ("Provenance", [f"- {name}: {value}" for name, value in text.provenance_lines(report.provenance)]),
     ):
         lines += ["", f"## {title}", "", *items] if items else []
-    return "\n".join(lines) + "\n"
+    # Errors and names come from anywhere: what they hold is shown, neither swallowed as a tag nor a line of its own.
+    return "".join(" ".join(line.splitlines()).replace("<", "&lt;") + "\n" for line in lines)
 
 
 def _table(report: Report, rows: Sequence[Row]) -> Iterator[str]:

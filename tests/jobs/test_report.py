@@ -174,7 +174,8 @@ def test_markdown_has_a_table_per_section_with_every_column(report: Report) -> N
     assert f"- {SMOKE[0]}\n" in text
     assert text.count(SMOKE[0]) == 1
     assert "1. max_iters 4 instead of 80000 (fcn_hr18s_4xb4-80k_ade20k-512x512, fcn_hr18_" in text
-    assert "- fcn_hr18s_4xb2-160k_cityscapes-512x1024: ValueError: the loss is <nan> at step 30; lower lr\n" in text
+    assert "- fcn_hr18s_4xb2-160k_cityscapes-512x1024: ValueError: the loss is &lt;nan> at step 30; lower lr\n" in text
+    assert "<" not in text, "a reader would take it for a tag"
 
 
 class Page(HTMLParser):

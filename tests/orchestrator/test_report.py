@@ -188,8 +188,8 @@ def test_markdown(report: Report) -> None:
     )
     assert "(-0.36)" in table[5]
     assert "not comparable [1, 2]" in table[5]
-    assert "1. max_iters 20 instead of 40000 (other|<b>)\n2. 5 < 6 images (other|<b>)\n" in text
-    assert "- broken: ValueError: bad <crop>\n" in text
+    assert "1. max_iters 20 instead of 40000 (other|&lt;b>)\n2. 5 &lt; 6 images (other|&lt;b>)\n" in text
+    assert "- broken: ValueError: bad &lt;crop>\n" in text
     assert "- git commit: abc with uncommitted changes" in text
     assert "javascript" not in text
 
