@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from hrnet.errors import WeightsError
-from hrnet.fetch import fetch, local_copy, reachable
+from hrnet.fetch import local_copy
 from hrnet.model.segmentor import HRNetSegmentor
 from hrnet.weightsfile import WeightsFile, open_weights
 
-__all__ = ["LoadReport", "fetch", "load_weights", "put_weights", "reachable", "read_state_dict", "save_weights"]
+__all__ = ["LoadReport", "load_weights", "put_weights", "save_weights"]
 
 _CLASSIFIER = "classification head of the backbone's pretraining"
 _FOREIGN = dict.fromkeys(("incre_modules", "downsamp_modules", "final_layer", "classifier"), _CLASSIFIER)
@@ -100,11 +100,6 @@ def save_weights(model: HRNetSegmentor, path: str | Path) -> None:
     entries = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
     meta = {"format": "hrgrid", "width": model.width, "num_classes": model.num_classes}
     torch.save({"meta": meta, "state_dict": entries}, path)
-
-
-def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a weights file, without the `module.` that data-parallel training puts before names."""
-    return dict(open_weights(path).entries)
 
 
 def _load_segmentor(model: HRNetSegmentor, file: WeightsFile) -> LoadReport:

@@ -146,7 +146,7 @@ def problems(recipe: Recipe, data: str) -> list[tuple[str, str]]:
     except DataError as error:
         found.append((data, str(error)))
     if recipe.pretrained is not None:
-        from hrnet.weights import reachable
+        from hrnet.fetch import reachable
 
         try:
             reachable(recipe.pretrained, recipe.pretrained_sha256)
