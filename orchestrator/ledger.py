@@ -110,9 +110,8 @@ class Ledger:
         document = self.storage.find_json(f"trials/{key}/spec.json")
         if document is None:
             raise UsageError(f"no trial {key!r} in {self.storage.uri}; `hrgrid status` lists those there are")
-        cell, lists = Cell(**document.pop("cell")), ("free", "not_comparable")
-        tuples = {name: tuple(document.pop(name, ())) for name in lists}
-        return Spec(cell=cell, **tuples, **document)
+        cell, reasons = Cell(**document.pop("cell")), tuple(document.pop("not_comparable"))
+        return Spec(cell=cell, free=tuple(document.pop("free", ())), not_comparable=reasons, **document)
 
     def write_progress(self, key: str, document: Mapping[str, Json]) -> None:
         """Record how far a trial is; `updated` (epoch seconds) is filled in when it is not given."""
