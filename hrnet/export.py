@@ -57,20 +57,18 @@ def export(
     network = model.backbone if backbone_only else model
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            if path.suffix == ".onnx":
+                to_onnx(model, partial, meta, with_preprocessing=with_preprocessing)
+            elif path.suffix == ".safetensors":
+                to_safetensors(network, partial, meta)
+            else:
+                to_openmmlab(network, partial, meta)
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
     except OSError as error:
         raise WeightsError(f"cannot write {path}: {error.strerror or error}") from error
-    try:
-        if path.suffix == ".onnx":
-            to_onnx(model, partial, meta, with_preprocessing=with_preprocessing)
-        elif path.suffix == ".safetensors":
-            to_safetensors(network, partial, meta)
-        else:
-            to_openmmlab(network, partial, meta)
-        os.replace(partial, path)
-    except OSError as error:
-        raise WeightsError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def checkpoint_meta(
