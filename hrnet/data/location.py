@@ -13,7 +13,7 @@ import pyarrow.fs as pafs
 
 from hrnet.errors import DataError
 
-__all__ = ["cached", "folders", "is_local", "join", "read", "sha256_file", "staging", "upload"]
+__all__ = ["cached", "contents", "folders", "is_local", "join", "read", "sha256_file", "staging", "upload"]
 
 _BLOCK = 1 << 22
 
@@ -54,6 +54,23 @@ def folders(uri: str) -> list[str]:
     except OSError as error:
         raise DataError(f"cannot list {uri}: {error}") from error
     return sorted(join(uri, entry.base_name) for entry in entries if entry.type == pafs.FileType.Directory)
+
+
+def contents(uri: str) -> list[str]:
+    """Return the names of what lies right below `uri`, without hidden ones; in a remote location only of files.
+
+    None if there is no such place. Raises DataError if it cannot be listed.
+    """
+    try:
+        if is_local(uri):
+            names = [path.name for path in Path(uri).iterdir()] if Path(uri).is_dir() else []
+        else:
+            filesystem, path = _filesystem(uri)
+            entries = filesystem.get_file_info(pafs.FileSelector(path, allow_not_found=True))
+            names = [entry.base_name for entry in entries if entry.is_file]
+    except OSError as error:
+        raise DataError(f"cannot list {uri}: {error}") from error
+    return sorted(name for name in names if not name.startswith("."))
 
 
 def cached(uri: str, name: str, sha256: str, key: str) -> Path:

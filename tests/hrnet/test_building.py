@@ -184,6 +184,14 @@ def test_to_s3_with_an_interrupt_and_a_replacement(source: Path, tmp_path: Path,
     assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []
     assert steps_of(source, f"{where}/two")[0].skipped
     before = keys(bucket)
+    import boto3
+
+    # The download may lie where its prepared data set would go.
+    boto3.client("s3").put_object(Bucket=bucket, Key="raw/two/images.zip", Body=b"x")
+    with pytest.raises(DataError, match=r"raw/two exists and is no prepared data set \(it holds images\.zip\)"):
+        prepare(source, f"s3://{bucket}/raw", card=CARD, below=True, force=True)
+    assert keys(bucket) == sorted([*before, "raw/two/images.zip"])
+    boto3.client("s3").delete_object(Bucket=bucket, Key="raw/two/images.zip")
     for path in source.rglob("train/*.png"):
         if path.stem > "2":
             path.unlink()

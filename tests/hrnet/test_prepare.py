@@ -105,6 +105,23 @@ def test_a_folder_with_other_things_is_not_overwritten(folder: Path, tmp_path: P
     assert (tmp_path / "mine" / "thesis.tex").exists()
 
 
+def test_force_replaces_a_prepared_data_set_and_nothing_else(folder: Path, tmp_path: Path) -> None:
+    # The folder of the download often has the name of the data set: `prepare DIR/fields --to DIR --force`.
+    folder.rename(tmp_path / "fields")
+    before = sorted(path for path in tmp_path.rglob("*"))
+    for force in (False, True):
+        with pytest.raises(DataError, match=r"fields exists and is no prepared data set \(it holds annotations, card"):
+            prepare(tmp_path / "fields", tmp_path, below=True, force=force)
+    assert sorted(path for path in tmp_path.rglob("*")) == before
+    done = prepare(tmp_path / "fields", tmp_path / "out", below=True)
+    (tmp_path / "out" / "fields" / "notes.txt").write_text("x")
+    assert prepare(tmp_path / "fields", tmp_path / "out", below=True).skipped
+    with pytest.raises(DataError, match=r"out/fields holds notes\.txt beside the prepared data set"):
+        prepare(tmp_path / "fields", tmp_path / "out", below=True, force=True)
+    assert (tmp_path / "out" / "fields" / "notes.txt").exists()
+    assert open_dataset(done.uri).fingerprint == done.fingerprint
+
+
 def _remove(path: Path) -> None:
     path.unlink()
 

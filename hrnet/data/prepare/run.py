@@ -6,6 +6,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,9 +16,9 @@ from typing import Any
 
 from hrnet.data.building import build, exclusive
 from hrnet.data.cards import Card
-from hrnet.data.finding import told
+from hrnet.data.finding import listed, told
 from hrnet.data.gate import manifest_findings, name_findings
-from hrnet.data.location import is_local, join, read, staging, upload
+from hrnet.data.location import contents, is_local, join, read, staging, upload
 from hrnet.data.prepare.convert import convert_all
 from hrnet.data.prepare.found import Found, Job
 from hrnet.data.prepare.recognise import recognise
@@ -33,6 +34,8 @@ Progress = Callable[[int, int, str], None]
 """Called with (source images done, source images in all, what was done last)."""
 
 _SOURCE = "source.json"
+_OURS = re.compile(rf"{re.escape(MANIFEST)}|{re.escape(_SOURCE)}|(?:train|val)-\d+\.parquet")
+"""Files of a prepared data set."""
 _CONVERTER = 2
 """Raised when the same source files would be stored differently, so that nothing old is taken for up to date."""
 
@@ -81,7 +84,8 @@ def prepare(
         card: card of a custom data set, or its file; looked for in `source` if not given.
         below: the data set becomes the folder of its name below `destination`.
         partial: prepare what is there, although the data set is known to have more or fewer images.
-        force: replace what is at the destination, whatever it is made of, and write what the integrity gate refuses.
+        force: replace the prepared data set at the destination, whatever it is made of, and write what the integrity
+            gate refuses. What is no part of a prepared data set is never replaced.
         workers: threads that read and check; default the number of CPUs.
         progress: called after each source image.
 
@@ -107,10 +111,9 @@ def prepare(
             workers=workers or os.cpu_count() or 1,
             progress=progress or _say_nothing,
         )
-        if not force:
-            _check_destination(where)
-            if _is_up_to_date(where, task.signature):
-                return _summary(where, found, (), skipped=True)
+        if not force and _is_up_to_date(where, task.signature):
+            return _summary(where, found, (), skipped=True)
+        _check_destination(where, force=force)
         notes = _write(task, Path(where).absolute()) if is_local(where) else _write_remote(task)
     return _summary(where, found, notes, skipped=False)
 
@@ -164,11 +167,21 @@ def _signature(found: Found) -> str:
     return total.hexdigest()
 
 
-def _check_destination(where: str) -> None:
-    if not is_local(where) or not Path(where).exists() or read(where, MANIFEST) is not None:
-        return
-    if not Path(where).is_dir() or any(Path(where).iterdir()):
-        raise DataError(f"{where} exists and is no prepared data set; choose a new folder as the destination")
+def _check_destination(where: str, *, force: bool) -> None:
+    """Refuse a destination with anything that replacing it would lose: the download itself may lie there."""
+    names = contents(where)
+    foreign = [name for name in names if not _OURS.fullmatch(name)]
+    prepared = MANIFEST in names
+    if foreign and prepared:
+        raise DataError(
+            f"{where} holds {listed(foreign, 2)} beside the prepared data set, which would be lost; move it away or "
+            f"choose another destination"
+        )
+    is_file = is_local(where) and Path(where).is_file()
+    # An interrupted upload leaves shards without a manifest.
+    if foreign or is_file or (names and not prepared and not force and is_local(where)):
+        holds = f" (it holds {listed(names, 2)})" if names else ""
+        raise DataError(f"{where} exists and is no prepared data set{holds}; choose a new folder as the destination")
 
 
 def _is_up_to_date(where: str, signature: str) -> bool:
