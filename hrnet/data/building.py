@@ -1,29 +1,34 @@
 """A data set under construction: beside its destination, by one process at a time, closed shards kept over a kill.
 
 Everything is written into the hidden folder `.NAME.preparing` and renamed at the end, so that a data set appears whole
-or not at all. A journal there says, after each closed shard, what the manifest needs of it and where to go on. When
-the sources still have the signature they had, the next run keeps what the journal vouches for.
+or not at all. A journal there says, after each closed shard, what the manifest needs of it and where to go on. The
+next run keeps what the journal vouches for, as far as the source images up to there are those it was made of: after
+a broken one has been mended, whatever came before it.
 """
 
 from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from hrnet.data.location import sha256_file
 from hrnet.errors import DataError
 
-__all__ = ["Building", "Closed", "build", "exclusive"]
+__all__ = ["Building", "Closed", "Sources", "build", "exclusive"]
 
 _JOURNAL = "journal.jsonl"
+
+Sources = Mapping[str, Sequence[str]]
+"""Split to one text for each of its source images, in order, that changes when the image or its label does."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,15 +59,19 @@ class Closed:
     taken: int
     """How many samples of that source image are in closed shards already."""
 
+    made_of: str = ""
+    """Hash of the source images of the split that are in closed shards up to this one."""
+
 
 class Building:
     """The folder of a data set under construction."""
 
-    def __init__(self, folder: Path, closed: list[Closed], journal: Path, shard_bytes: int) -> None:
+    def __init__(self, folder: Path, closed: list[Closed], journal: Path, shard_bytes: int, sources: Sources) -> None:
         self.folder = folder
         self.shard_bytes = shard_bytes
         self._closed = closed
         self._journal = journal
+        self._sources = sources
 
     def closed(self, split: str) -> list[Closed]:
         """Return the shards of a split that are closed, in order."""
@@ -77,13 +86,19 @@ class Building:
         """Enter a closed shard, whose content is on disk before the journal says so."""
         with (self.folder / closed.shard["file"]).open("rb") as file:
             os.fsync(file.fileno())
+        closed = replace(closed, made_of=_made_of(closed, self._sources))
         _append(self._journal, asdict(closed))
         self._closed.append(closed)
+
+    @property
+    def bytes(self) -> int:
+        """Size of the closed shards."""
+        return sum(each.shard["bytes"] for each in self._closed)
 
     def finish(self, destination: Path) -> None:
         """Rename the folder to the destination, which is replaced if it exists."""
         self._journal.unlink()
-        old = destination.parent / f".{destination.name}.old"
+        old = _replaced(destination)
         shutil.rmtree(old, ignore_errors=True)
         if destination.exists():
             destination.rename(old)
@@ -92,28 +107,40 @@ class Building:
 
 
 @contextmanager
-def build(destination: Path, signature: str | None, shard_bytes: int) -> Iterator[Building]:
-    """Open the data set under construction for a destination; what is not finished is removed when it fails.
+def build(destination: Path, signature: str, shard_bytes: int, sources: Sources | None = None) -> Iterator[Building]:
+    """Open the data set under construction for a destination; what is not worth keeping is removed when it fails.
 
-    An interrupted (or killed) construction leaves its closed shards; they are taken up again if `signature` is not
-    None and equals that of the interrupted one. Raises DataError if another process is at it.
+    With `sources`, a construction that is interrupted or killed leaves its closed shards, one that fails does so when
+    they fill a shard at least. They are taken up again as far as `signature` (how samples are made), the shards' size
+    and the sources are the same. Raises DataError if another process is at it; one that passes through says what is
+    kept.
     """
     with exclusive(destination):
+        if not destination.exists() and _replaced(destination).exists():
+            # A kill came between the two renames of `finish`.
+            _replaced(destination).rename(destination)
         folder = destination.parent / f".{destination.name}.preparing"
         journal = folder / _JOURNAL
         head = {"signature": signature, "shard_bytes": shard_bytes}
-        closed = [] if signature is None else _kept(folder, head)
+        closed = [] if sources is None else _kept(folder, head, sources)
         if not closed:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
-        journal.unlink(missing_ok=True)
-        _append(journal, head, *(asdict(each) for each in closed))
-        building = Building(folder, closed, journal, shard_bytes)
+        rewritten = folder / f"{_JOURNAL}.new"
+        rewritten.unlink(missing_ok=True)
+        _append(rewritten, head, *(asdict(each) for each in closed))
+        rewritten.replace(journal)
+        building = Building(folder, closed, journal, shard_bytes, sources or {})
         keep = False
         try:
             yield building
+        except DataError as error:
+            keep = sources is not None and building.bytes >= shard_bytes
+            if not keep:
+                raise
+            raise DataError(f"{error}; what was finished stays in {folder} for the next run") from error
         except (KeyboardInterrupt, SystemExit):
-            keep = signature is not None and bool(building._closed)
+            keep = sources is not None and building.bytes > 0
             raise
         finally:
             if not keep:
@@ -145,8 +172,18 @@ def exclusive(destination: Path) -> Iterator[None]:
             return
 
 
-def _kept(folder: Path, head: Mapping[str, Any]) -> list[Closed]:
-    """The closed shards of an interrupted construction whose files are as its journal says."""
+def _replaced(destination: Path) -> Path:
+    """Where the old data set lies for the moment in which the new one takes its place."""
+    return destination.parent / f".{destination.name}.old"
+
+
+def _made_of(closed: Closed, sources: Sources) -> str:
+    used = list(sources.get(closed.split, ()))[: closed.job + (closed.taken > 0)]
+    return hashlib.sha256(json.dumps(used).encode()).hexdigest()
+
+
+def _kept(folder: Path, head: Mapping[str, Any], sources: Sources) -> list[Closed]:
+    """The closed shards of an interrupted construction whose sources and files are as its journal says."""
     try:
         lines = [json.loads(line) for line in _whole_lines(folder / _JOURNAL)]
     except (OSError, ValueError):
@@ -158,6 +195,8 @@ def _kept(folder: Path, head: Mapping[str, Any]) -> list[Closed]:
         fields: dict[str, Any] = {key: tuple(each) if isinstance(each, list) else each for key, each in values.items()}
         closed = Closed(**fields)
         file = folder / closed.shard["file"]
+        if closed.made_of != _made_of(closed, sources):
+            break
         if not file.is_file() or sha256_file(file) != closed.shard["sha256"]:
             break
         kept.append(closed)

@@ -223,7 +223,7 @@ def write_dataset(
     `extra` files are written too; `before_publishing` sees the manifest and may raise. Raises DataError when the disk
     refuses (full, read-only), or another process writes to the same destination.
     """
-    with disk_errors(destination), build(destination, None, shard_bytes) as building:
+    with disk_errors(destination), build(destination, "", shard_bytes) as building:
         manifest = write_splits(building, card, splits)
         if before_publishing is not None:
             before_publishing(manifest)

@@ -119,14 +119,57 @@ def open_names(shard: Path) -> list[str]:
     return [str(name) for name in pq.read_table(shard, columns=["name"])["name"].to_pylist()]
 
 
-def test_an_interrupt_keeps_closed_shards_and_an_error_nothing(source: Path, tmp_path: Path) -> None:
+def test_an_interrupt_keeps_closed_shards(source: Path, tmp_path: Path) -> None:
     interrupt_during(source, tmp_path / "out", 6)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".out.preparing", "source"]
     assert steps_of(source, tmp_path / "out")[1][0][0] > 1
-    (source / "images/val/3.png").write_bytes(b"no image")
-    with pytest.raises(DataError, match="truncated, damaged or no image"):
-        prepare(source, tmp_path / "broken", card=CARD)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "source"]
+
+
+def test_after_a_broken_file_is_mended_what_came_before_it_is_not_done_again(source: Path, tmp_path: Path) -> None:
+    unbroken = prepare(source, tmp_path / "unbroken", card=CARD)
+    whole = {number: (source / f"images/train/{number}.png").read_bytes() for number in (0, 8)}
+    (source / "images/train/8.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"8\.png is truncated.* what was finished stays in \S+/\.out\.preparing for "):
+        prepare(source, tmp_path / "out", card=CARD)
+    assert not (tmp_path / "out").exists()
+    (source / "images/train/8.png").write_bytes(whole[8])
+    done, steps = steps_of(source, tmp_path / "out")
+    assert 5 < steps[0][0] <= 9
+    assert done.fingerprint == unbroken.fingerprint
+    for file in (tmp_path / "unbroken").glob("*.parquet"):
+        assert (tmp_path / "out" / file.name).read_bytes() == file.read_bytes(), file.name
+    # Before the first shard is worth keeping, an error leaves nothing; a mended first image makes all anew.
+    (source / "images/train/0.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"0\.png is truncated, damaged or no image \S.*copy it again$"):
+        prepare(source, tmp_path / "again", card=CARD)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "source", "unbroken"]
+
+
+def test_a_kill_between_the_two_renames_loses_nothing(source: Path, tmp_path: Path) -> None:
+    before = prepare(source, tmp_path / "out", card=CARD)
+    (tmp_path / "out").rename(tmp_path / ".out.old")
+    (source / "images/val/3.png").unlink()
+    with pytest.raises(DataError, match="already holds Two with other content"):
+        prepare(source, tmp_path / "out", card=CARD)
+    assert open_dataset(tmp_path / "out").fingerprint == before.fingerprint
+    assert not (tmp_path / ".out.old").exists()
+
+
+@pytest.mark.parametrize("change", ["more", "fewer", "renamed"])
+def test_only_what_the_sources_still_give_is_taken_up(source: Path, tmp_path: Path, change: str) -> None:
+    interrupt_during(source, tmp_path / "out", 9)
+    for kind in ("images", "annotations"):
+        folder = source / kind / "train"
+        if change == "more":
+            (folder / "99.png").write_bytes((folder / "0.png").read_bytes())
+        elif change == "fewer":
+            (folder / "8.png").unlink()
+        else:
+            (folder / "0.png").rename(folder / "00.png")
+    fresh = prepare(source, tmp_path / "fresh", card=CARD)
+    done, steps = steps_of(source, tmp_path / "out")
+    assert done.fingerprint == fresh.fingerprint
+    assert (steps[0][0] == 1) == (change == "renamed")
 
 
 def test_two_at_once_are_refused(source: Path, tmp_path: Path) -> None:

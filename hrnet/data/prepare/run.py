@@ -157,14 +157,22 @@ def _incomplete(found: Found, missing: Mapping[str, Mapping[str, int]], *more: s
 
 def _signature(found: Found) -> str:
     """Hash of what the files look like from outside: cheap, and different whenever a file was written again."""
-    total = hashlib.sha256(json.dumps([_CONVERTER, found.card.to_dict()]).encode())
+    total = hashlib.sha256(_how(found).encode())
     for split, jobs in found.splits.items():
         total.update(split.encode())
         for job in jobs:
-            total.update(f"\n{job.name}".encode())
-            for file in job.inputs:
-                total.update(f"\n{file.path}\n{file.stamp}".encode())
+            total.update(_stamp(job).encode())
     return total.hexdigest()
+
+
+def _how(found: Found) -> str:
+    """What decides how source files are stored."""
+    return json.dumps([_CONVERTER, found.card.to_dict()])
+
+
+def _stamp(job: Job) -> str:
+    """Text that changes whenever a file of a job is written again."""
+    return "".join((f"\n{job.name}", *(f"\n{file.path}\n{file.stamp}" for file in job.inputs)))
 
 
 def _check_destination(where: str, *, force: bool) -> None:
@@ -197,7 +205,10 @@ def _write(task: _Task, destination: Path) -> Sequence[str]:
     """Write a data set to disk and publish it, unless the integrity gate refuses; returns what it has to say."""
     found = task.found
     total = sum(len(jobs) for jobs in found.splits.values())
-    with disk_errors(destination), build(destination, task.signature, SHARD_BYTES) as building:
+    sources = {split: [_stamp(job) for job in jobs] for split, jobs in found.splits.items()}
+    building_it = build(destination, _how(found), SHARD_BYTES, sources)
+    # Within the building, so that it can say what stays when the disk is full; outside, for its own folder.
+    with disk_errors(destination), building_it as building, disk_errors(destination):
         done = count(1 + sum(building.start(split)[0] for split in found.splits))
 
         def tell(split: str, job: Job) -> None:
