@@ -80,7 +80,8 @@ def synth(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(facts if every else facts[0], indent=1))
     else:
-        print(f"next: hrgrid data prepare {args.to / 'NAME' if every else args.to} --to DIR --partial")
+        source, name = (args.to / "NAME", "NAME") if every else (args.to, args.dataset)
+        print(f"next: hrgrid data prepare {source} --dataset {name} --to DIR --partial")
     return 0
 
 

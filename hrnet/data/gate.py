@@ -65,7 +65,7 @@ def manifest_findings(card: Card, manifest: Mapping[str, Any], names: Mapping[st
         *name_findings(card, {split: part["images"] for split, part in splits.items()}, names),
         *_reduced_twice(card, splits),
         *_collapsed(card, splits),
-        *_odd_colours(splits),
+        *_odd_colours(card, splits),
         *shares.moved_by_a_class(card, splits),
         *_absent(card, splits),
     ]
@@ -206,9 +206,10 @@ def _collapsed(card: Card, splits: Mapping[str, Any]) -> Iterator[Finding]:
     yield Finding(kind="values", where=", ".join(splits), message=message, fatal=images >= _ENOUGH)
 
 
-def _odd_colours(splits: Mapping[str, Any]) -> Iterator[Finding]:
+def _odd_colours(card: Card, splits: Mapping[str, Any]) -> Iterator[Finding]:
     """Painted colours of no class, which the converter of Potsdam and Vaihingen counts under a value of their own."""
-    for split, part in splits.items():
+    # In other data sets a card may give that value a meaning.
+    for split, part in splits.items() if card.name in tiles.PICTURES else ():
         raw = part.get("raw_values", {})
         if odd := raw.get(str(ODD), 0):
             message = f"{odd} pixels ({odd / sum(raw.values()):.2%}) have colours of no class; they are ignored"

@@ -239,3 +239,42 @@ def test_palette_labels_of_voc_are_read_as_indices(tmp_path: Path) -> None:
     assert cv2.imread(str(file), cv2.IMREAD_UNCHANGED).ndim == 3
     done = prepare(source, tmp_path / "p", partial=True)
     np.testing.assert_array_equal(labels(done)[file.stem], indices(file))
+
+
+def test_an_archive_in_an_archive_is_named(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "Potsdam.zip", "w") as file:
+        file.writestr("Potsdam/2_Ortho_RGB.zip", b"x")
+    for dataset in (None, "potsdam"):
+        with pytest.raises(
+            DataError, match=r"Potsdam\.zip!Potsdam/2_Ortho_RGB\.zip is an archive in an archive; unpack"
+        ):
+            prepare(tmp_path, tmp_path / "p", dataset=dataset)
+
+
+def test_archives_unpacked_into_folders_of_their_content_s_name(tmp_path: Path) -> None:
+    native = synthesise("cityscapes", tmp_path / "native", train=1, val=1, size=(64, 128))
+    flat = prepare(native, tmp_path / "p", partial=True)
+    for top in ("leftImg8bit", "gtFine"):
+        (tmp_path / "deep" / top).mkdir(parents=True)
+        (native / top).rename(tmp_path / "deep" / top / top)
+    assert prepare(tmp_path / "deep", tmp_path / "q", partial=True).fingerprint == flat.fingerprint
+
+
+def test_rubbish_of_other_systems_does_not_hide_a_data_set(tmp_path: Path) -> None:
+    for folder, value in (("img_dir/val", 9), ("ann_dir/val", 1)):
+        (tmp_path / "s" / folder).mkdir(parents=True)
+        shape = (8, 8, 3) if value == 9 else (8, 8)
+        cv2.imwrite(str(tmp_path / "s" / folder / "2522.png"), np.full(shape, value, np.uint8))
+        (tmp_path / "s" / folder / "Thumbs.db").write_bytes(b"x")
+        (tmp_path / "s" / folder / "._2522.png").write_bytes(b"x")
+    done = prepare(tmp_path / "s", tmp_path / "p", partial=True)
+    assert (done.card.name, done.images) == ("loveda", {"val": 1})
+
+
+def test_lists_without_a_single_image_are_no_partial_data_set(tmp_path: Path) -> None:
+    native = synthesise("voc12aug", tmp_path / "native", train=2, val=1)
+    for image in native.rglob("*.jpg"):
+        image.rename(image.with_suffix(".JPG"))
+    with pytest.raises(DataError, match=r"holds no image of Pascal VOC 2012 \+ Aug with its label, .* such as 2"):
+        prepare(native, tmp_path / "p", partial=True)
+    assert not (tmp_path / "p").exists()

@@ -241,6 +241,15 @@ def test_palette_labels_are_read_as_indices(folder: Path, tmp_path: Path) -> Non
     np.testing.assert_array_equal(label, np.where(values == 9, 255, values))
 
 
+def test_a_card_may_ignore_any_value_without_a_word_about_colours(folder: Path, tmp_path: Path) -> None:
+    for path in (folder / "annotations").rglob("*.png"):
+        label = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        label[label == 9] = 254
+        cv2.imwrite(str(path), label)
+    (folder / "card.yaml").write_text(CARD.replace("ignore_index: 9", "ignore_index: 254"))
+    assert prepare(folder, tmp_path / "out").notes == ()
+
+
 def test_label_table_of_a_card_equals_the_reference(parity_dir: Path) -> None:
     table = np.load(parity_dir / "loss_and_preprocess.npz")["reduce_zero_label_table"]
     reduced = label_table(

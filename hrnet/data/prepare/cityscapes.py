@@ -31,6 +31,7 @@ __all__ = [
 ]
 
 IMAGES, LABELS = "leftImg8bit", "gtFine"
+_SPLITS = ("train", "val")
 TRAIN_IDS, LABEL_IDS, POLYGONS = "_gtFine_labelTrainIds.png", "_gtFine_labelIds.png", "_gtFine_polygons.json"
 
 _NAMES = (
@@ -50,7 +51,7 @@ TRAIN_ID = {
 
 def matches(tree: Tree) -> bool:
     """Whether a download has the official layout."""
-    return tree.locate(IMAGES) is not None and tree.locate(LABELS) is not None
+    return _root(tree, IMAGES) is not None and _root(tree, LABELS) is not None
 
 
 def id_table() -> NDArray[np.int16]:
@@ -75,8 +76,8 @@ def find(tree: Tree, card: Card) -> Found:
 
     Raises DataError that says what was looked for, or which image has no label.
     """
-    images, labels = tree.locate(IMAGES), tree.locate(LABELS)
-    present = [split for split in ("train", "val") if images is not None and images.has(f"{IMAGES}/{split}")]
+    images, labels = _root(tree, IMAGES), _root(tree, LABELS)
+    present = [split for split in _SPLITS if images is not None and images.has(f"{IMAGES}/{split}")]
     if images is None or labels is None or not present:
         raise NothingFound(
             f"{tree.place()} holds no cityscapes data: looked for {IMAGES}/train|val/<city>/*{card.image_suffix} and "
@@ -93,6 +94,12 @@ def find(tree: Tree, card: Card) -> Found:
             for name, image in zip(names, files, strict=True)
         ]
     return Found(card=card, splits=splits)
+
+
+def _root(tree: Tree, folder: str) -> Tree | None:
+    """View of what holds a folder with splits in it; an archive may have been unpacked in a folder of that name."""
+    found = (tree.locate(f"{folder}/{split}") for split in _SPLITS)
+    return next((root for root in found if root is not None), None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

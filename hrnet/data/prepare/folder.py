@@ -10,18 +10,13 @@ from hrnet.data.prepare.labels import label_table
 from hrnet.data.prepare.tree import File, Tree
 from hrnet.errors import DataError
 
-__all__ = ["FOLDERS", "SPLITS", "find", "image_files", "matches"]
+__all__ = ["FOLDERS", "SPLITS", "find", "image_files"]
 
 FOLDERS = (("images", "annotations"), ("img_dir", "ann_dir"))
 """Folders of images and labels that are looked for."""
 
 SPLITS: Mapping[str, Sequence[str]] = {"train": ("train", "training"), "val": ("val", "validation")}
 """Split name to the folder names it may have."""
-
-
-def matches(tree: Tree) -> bool:
-    """Whether a download has this layout."""
-    return any(tree.has(f"{images}/{name}") for images, _ in FOLDERS for names in SPLITS.values() for name in names)
 
 
 def find(tree: Tree, card: Card) -> Found:

@@ -21,7 +21,7 @@ def matches(tree: Tree) -> bool:
     if any(_areas(tree, name) for name in _SPLITS.values()):
         return True
     converted = tree.locate("img_dir", "ann_dir")
-    names = [] if converted is None else [converted.relative(file) for file in converted.under("img_dir")]
+    names = [] if converted is None else [file.path for file in converted.under("img_dir", ".png")]
     return bool(names) and all(name.rpartition("/")[2].removesuffix(".png").isdecimal() for name in names)
 
 

@@ -9,6 +9,7 @@ from typing import Protocol, cast
 
 from hrnet.data.cards import CARD_FILES, Card, card, load_card
 from hrnet.data.prepare import folder
+from hrnet.data.prepare.archives import ARCHIVES
 from hrnet.data.prepare.found import Found, NothingFound
 from hrnet.data.prepare.sources import get_it
 from hrnet.data.prepare.tree import Tree
@@ -59,12 +60,12 @@ def recognise(tree: Tree, *, dataset: str | None = None, card: Card | str | Path
         return folder.find(tree, card if isinstance(card, Card) else load_card(card))
     if any(isinstance(file.content, Path) for name in CARD_FILES if (file := tree.get(name)) is not None):
         return folder.find(tree, load_card(tree.source))
-    # The plain layout fits any of them.
-    fitting = [name for name, module in CONVERTERS.items() if module != "folder" and _converter(name).matches(tree)]
+    fitting = [name for name in CONVERTERS if _converter(name).matches(tree)]
     if len(fitting) == 1:
         return _published(tree, fitting[0])
     if fitting:
         raise DataError(f"{tree.source} holds the files of {' and '.join(fitting)}; say which with --dataset")
+    _refuse_nested(tree)
     raise DataError(
         f"{tree.source} is no data set that is known: looked for a card ({', '.join(CARD_FILES)}) and for the files "
         f"of {', '.join(CONVERTERS)}; name the data set with --dataset, or give a card"
@@ -73,12 +74,18 @@ def recognise(tree: Tree, *, dataset: str | None = None, card: Card | str | Path
 
 def _published(tree: Tree, dataset: str) -> Found:
     known = card(dataset)
-    if dataset not in CONVERTERS:
-        raise DataError(f"there is no converter for {dataset} yet; there is for {', '.join(CONVERTERS)}")
     try:
         return _converter(dataset).find(tree, known)
     except NothingFound as error:
+        _refuse_nested(tree)
         raise DataError(f"{error}; {get_it(dataset)}") from None
+
+
+def _refuse_nested(tree: Tree) -> None:
+    """Where nothing is found: say so if there are archives in an archive. ISPRS packs all of its files into one."""
+    inside = next((file for file in tree.under() if file.path.lower().endswith(ARCHIVES)), None)
+    if inside is not None:
+        raise DataError(f"{inside.where} is an archive in an archive; unpack the outer one, and give that folder")
 
 
 def _converter(dataset: str) -> Converter:

@@ -134,6 +134,11 @@ class _Task:
 
 def _check_names(found: Found, source: Path, *, partial: bool, force: bool) -> None:
     """Refuse, before a file is read, what numbers and names already say is wrong or incomplete."""
+    if not any(found.splits.values()):
+        notes = "; ".join(found.notes)
+        raise DataError(
+            f"{source} holds no image of {found.card.title} with its label, not even for --partial: {notes}"
+        )
     images = {split: len(jobs) for split, jobs in found.splits.items()} if found.images is None else found.images
     # Where a job gives several tiles, their names are known once they are cut.
     names = {split: [job.name for job in jobs] for split, jobs in found.splits.items()} if found.images is None else {}

@@ -82,7 +82,7 @@ SOURCES: Mapping[str, Source] = {
         sites=("https://www.isprs.org/education/benchmarks/UrbanSemLab/2d-sem-label-potsdam.aspx",),
         access="free, through the form of the site",
         terms="research and teaching with acknowledgement of ISPRS; no redistribution",
-        hint="the labels without boundaries, not 5_Labels_all",
+        hint="the labels without boundaries, not 5_Labels_all; both lie in the site's Potsdam.zip: unpack that first",
     ),
     "vaihingen": Source(
         files=(
@@ -92,7 +92,7 @@ SOURCES: Mapping[str, Source] = {
         sites=("https://www.isprs.org/education/benchmarks/UrbanSemLab/2d-sem-label-vaihingen.aspx",),
         access="free, through the form of the site",
         terms="research and teaching with acknowledgement of ISPRS and DGPF; no redistribution",
-        hint="the eroded ground truth",
+        hint="the eroded ground truth; both lie in the site's Vaihingen.zip: unpack that first",
     ),
     "isaid": Source(
         files=("train and val images of DOTA-v1.0", "train and val Semantic_masks of iSAID"),
