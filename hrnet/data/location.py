@@ -45,10 +45,12 @@ def read(uri: str, name: str) -> bytes | None:
 
 
 def folders(uri: str) -> list[str]:
-    """Return the locations of the folders right below `uri`, by name; none if there is no such place."""
+    """Return the locations of the folders right below `uri`, by name, without hidden ones; none if it is no place."""
     try:
         if is_local(uri):
-            return sorted(str(path) for path in Path(uri).iterdir() if path.is_dir()) if Path(uri).is_dir() else []
+            below = Path(uri).iterdir() if Path(uri).is_dir() else ()
+            # A hidden one may be a data set under construction, or one that was just replaced.
+            return sorted(str(path) for path in below if path.is_dir() and not path.name.startswith("."))
         filesystem, path = _filesystem(uri)
         entries = filesystem.get_file_info(pafs.FileSelector(path, allow_not_found=True))
     except OSError as error:

@@ -20,7 +20,7 @@ import hrnet.data.prepare.run as prepare_module
 from hrnet.data.building import exclusive
 from hrnet.data.cards import Card
 from hrnet.data.prepare.run import Prepared, prepare
-from hrnet.data.shards import open_dataset
+from hrnet.data.shards import list_datasets, open_dataset
 from hrnet.errors import DataError
 
 CARD = Card(
@@ -148,6 +148,7 @@ def test_after_a_broken_file_is_mended_what_came_before_it_is_not_done_again(sou
 def test_a_kill_between_the_two_renames_loses_nothing(source: Path, tmp_path: Path) -> None:
     before = prepare(source, tmp_path / "out", card=CARD)
     (tmp_path / "out").rename(tmp_path / ".out.old")
+    assert list_datasets(tmp_path) == []
     (source / "images/val/3.png").unlink()
     with pytest.raises(DataError, match="already holds Two with other content"):
         prepare(source, tmp_path / "out", card=CARD)

@@ -135,6 +135,18 @@ def test_few_images_make_a_note_of_moved_shares() -> None:
     assert message.endswith("(seen on 19 images only, so perhaps by chance)")
 
 
+def test_own_data_whose_val_shows_other_things_are_not_refused() -> None:
+    own_card = replace(card("potsdam"), name="own", inherits="potsdam")
+    pixels = {"train": [90, 5, 2, 1, 1, 1], "val": [5, 90, 2, 1, 1, 1]}
+    [(where, message, fatal)] = found(manifest_findings(own_card, manifest(own_card, pixels), {}), "shift")
+    assert (where, fatal) == ("val", False)
+    assert message.endswith("(or val shows other things: one class has 90% of train)")
+    # Nothing excuses a published data set, nor shares that are spread over the classes.
+    assert found(manifest_findings(card("potsdam"), manifest(card("potsdam"), pixels), {}), "shift")[0][2]
+    spread = {"train": [40, 25, 16, 10, 6, 3], "val": [1, 40, 25, 16, 10, 6]}
+    assert found(manifest_findings(own_card, manifest(own_card, spread), {}), "shift")[0][2]
+
+
 def test_counts() -> None:
     of = card("potsdam")
     findings = manifest_findings(of, flat(of, train=3455, val=2020), {})

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -248,6 +249,20 @@ def test_a_card_may_ignore_any_value_without_a_word_about_colours(folder: Path, 
         cv2.imwrite(str(path), label)
     (folder / "card.yaml").write_text(CARD.replace("ignore_index: 9", "ignore_index: 254"))
     assert prepare(folder, tmp_path / "out").notes == ()
+
+
+def test_names_in_another_encoding(folder: Path, tmp_path: Path) -> None:
+    for kind in ("images", "annotations"):
+        (folder / kind / "val" / "val0.png").rename(folder / kind / "val" / os.fsdecode(b"Fl\xe4che.png"))
+    with pytest.raises(DataError, match=r"an image whose name is no UTF-8, 'Fl\\udce4che'; rename it"):
+        prepare(folder, tmp_path / "out")
+    # A folder's name is no part of what is stored.
+    (folder / "annotations/val" / os.fsdecode(b"Fl\xe4che.png")).rename(folder / "annotations/val/val0.png")
+    (folder / "images/val" / os.fsdecode(b"Fl\xe4che.png")).rename(folder / "images/val/val0.png")
+    (tmp_path / "other").mkdir()
+    folder.rename(tmp_path / "other" / os.fsdecode(b"\xe4"))
+    card = load_card(tmp_path / "other" / os.fsdecode(b"\xe4"))
+    assert prepare(tmp_path / "other" / os.fsdecode(b"\xe4"), tmp_path / "out", card=card).images["val"] == 2
 
 
 def test_label_table_of_a_card_equals_the_reference(parity_dir: Path) -> None:

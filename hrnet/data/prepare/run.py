@@ -139,6 +139,9 @@ def _check_names(found: Found, source: Path, *, partial: bool, force: bool) -> N
         raise DataError(
             f"{source} holds no image of {found.card.title} with its label, not even for --partial: {notes}"
         )
+    for name in (job.name for jobs in found.splits.values() for job in jobs):
+        if not _is_text(name):
+            raise DataError(f"{source} holds an image whose name is no UTF-8, {name!r}; rename it")
     images = {split: len(jobs) for split, jobs in found.splits.items()} if found.images is None else found.images
     # Where a job gives several tiles, their names are known once they are cut.
     names = {split: [job.name for job in jobs] for split, jobs in found.splits.items()} if found.images is None else {}
@@ -151,6 +154,14 @@ def _check_names(found: Found, source: Path, *, partial: bool, force: bool) -> N
     missing = {split: each for split, each in partial_counts(found.card, images).items() if split not in unknown}
     if missing or found.incomplete:
         raise DataError(f"{source} {_incomplete(found, missing, *(told([finding]) for finding in findings))}")
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _incomplete(found: Found, missing: Mapping[str, Mapping[str, int]], *more: str) -> str:
@@ -166,7 +177,7 @@ def _signature(found: Found) -> str:
     for split, jobs in found.splits.items():
         total.update(split.encode())
         for job in jobs:
-            total.update(_stamp(job).encode())
+            total.update(_stamp(job).encode(errors="surrogateescape"))
     return total.hexdigest()
 
 
