@@ -88,6 +88,11 @@ def test_links_into_place_are_followed_and_circles_are_not(tmp_path: Path) -> No
     (tmp_path / "disk" / "round").symlink_to(tmp_path / "disk")
     with open_tree(tmp_path / "source") as tree:
         assert [file.path for file in tree.under()] == ["linked/images/1.png"]
+    # Pascal Context and VOC 2012 may share their images.
+    (tmp_path / "source" / "again").symlink_to(tmp_path / "disk" / "images")
+    (tmp_path / "source" / "whole").symlink_to(tmp_path / "source")
+    with open_tree(tmp_path / "source") as tree:
+        assert [file.path for file in tree.under()] == ["again/1.png", "linked/images/1.png"]
 
 
 @pytest.mark.parametrize("end", ["zip", "tar", "tgz"])

@@ -165,21 +165,20 @@ def _walk(source: Path) -> tuple[dict[str, File], set[str], list[tuple[str, Path
     files: dict[str, File] = {}
     folders: set[str] = set()
     archives: list[tuple[str, Path]] = []
-    seen: set[tuple[int, int]] = set()
 
-    def visit(folder: str) -> None:
+    def visit(folder: str, above: frozenset[tuple[int, int]]) -> None:
         with os.scandir(source / folder) as entries:
             for entry in sorted(entries, key=lambda entry: entry.name):
                 path = f"{folder}/{entry.name}" if folder else entry.name
                 if is_hidden(entry.name):
                     continue
                 if entry.is_dir():
-                    status = entry.stat()
-                    # Links are followed, since people link data sets into place; a circle of links is not.
-                    if (status.st_dev, status.st_ino) not in seen:
-                        seen.add((status.st_dev, status.st_ino))
+                    here = _identity(entry.stat())
+                    # Links are followed, since people link data sets into place, and one set of images into two of
+                    # them; a circle of links is not.
+                    if here not in above:
                         folders.add(path)
-                        visit(path)
+                        visit(path, above | {here})
                 elif entry.is_file():
                     if entry.name.lower().endswith(ARCHIVES):
                         archives.append((folder, source / path))
@@ -187,10 +186,14 @@ def _walk(source: Path) -> tuple[dict[str, File], set[str], list[tuple[str, Path
                         files[path] = _plain(path, source / path, entry.stat())
 
     try:
-        visit("")
+        visit("", frozenset({_identity(source.stat())}))
     except OSError as error:
         raise DataError(f"cannot read {error.filename or source}: {error.strerror or error}") from error
     return files, folders, archives
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
 
 
 def _plain(path: str, file: Path, status: os.stat_result) -> File:
