@@ -126,21 +126,21 @@ def build(destination: Path, signature: str, shard_bytes: int, sources: Sources 
         if not closed:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
+        # A shard that was not closed, or is not kept, would be published beside the new ones.
+        for path in set(folder.iterdir()) - {journal, *(folder / each.shard["file"] for each in closed)}:
+            path.unlink()
         rewritten = folder / f"{_JOURNAL}.new"
-        rewritten.unlink(missing_ok=True)
         _append(rewritten, head, *(asdict(each) for each in closed))
         rewritten.replace(journal)
         building = Building(folder, closed, journal, shard_bytes, sources or {})
         keep = False
         try:
             yield building
-        except DataError as error:
-            keep = sources is not None and building.bytes >= shard_bytes
-            if not keep:
-                raise
-            raise DataError(f"{error}; what was finished stays in {folder} for the next run") from error
-        except (KeyboardInterrupt, SystemExit):
-            keep = sources is not None and building.bytes > 0
+        except BaseException as error:
+            least = shard_bytes if isinstance(error, Exception) else 1
+            keep = sources is not None and building.bytes >= least
+            if keep and isinstance(error, DataError):
+                raise DataError(f"{error}; what was finished stays in {folder} for the next run") from error
             raise
         finally:
             if not keep:

@@ -156,21 +156,24 @@ def test_a_kill_between_the_two_renames_loses_nothing(source: Path, tmp_path: Pa
     assert not (tmp_path / ".out.old").exists()
 
 
-@pytest.mark.parametrize("change", ["more", "fewer", "renamed"])
+@pytest.mark.parametrize("change", ["more", "fewer", "few", "renamed"])
 def test_only_what_the_sources_still_give_is_taken_up(source: Path, tmp_path: Path, change: str) -> None:
     interrupt_during(source, tmp_path / "out", 9)
     for kind in ("images", "annotations"):
         folder = source / kind / "train"
         if change == "more":
             (folder / "99.png").write_bytes((folder / "0.png").read_bytes())
-        elif change == "fewer":
-            (folder / "8.png").unlink()
+        elif change in ("fewer", "few"):
+            for number in range(8 if change == "fewer" else 3, 9):
+                (folder / f"{number}.png").unlink()
         else:
             (folder / "0.png").rename(folder / "00.png")
     fresh = prepare(source, tmp_path / "fresh", card=CARD)
     done, steps = steps_of(source, tmp_path / "out")
     assert done.fingerprint == fresh.fingerprint
     assert (steps[0][0] == 1) == (change == "renamed")
+    listed = {shard["file"] for part in open_dataset(done.uri).manifest["splits"].values() for shard in part["shards"]}
+    assert {path.name for path in (tmp_path / "out").glob("*.parquet")} == listed
 
 
 def test_two_at_once_are_refused(source: Path, tmp_path: Path) -> None:
