@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -81,7 +82,7 @@ def synth(args: argparse.Namespace) -> int:
         print(json.dumps(facts if every else facts[0], indent=1))
     else:
         source, name = (args.to / "NAME", "NAME") if every else (args.to, args.dataset)
-        print(f"next: hrgrid data prepare {source} --dataset {name} --to DIR --partial")
+        print(f"next: hrgrid data prepare {shlex.quote(str(source))} --dataset {name} --to DIR --partial")
     return 0
 
 
@@ -123,7 +124,8 @@ def prepare(args: argparse.Namespace) -> int:
     print(f"{done.card.title} {how}: {images} images in {done.uri} (fingerprint {done.fingerprint[:12]})")
     for note in done.notes:
         print(f"note: {note}")
-    print(f"next: hrgrid data check {done.uri}, then hrgrid plan --dataset {done.card.name} --data {args.to}")
+    uri, data = shlex.quote(done.uri), shlex.quote(args.to)
+    print(f"next: hrgrid data check {uri}, then hrgrid plan --dataset {done.card.name} --data {data}")
     return 0
 
 
@@ -240,7 +242,11 @@ def _add_prepare(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--dataset", metavar="D", help="published data set (default: recognised from the layout)")
     which.add_argument("--card", type=Path, metavar="FILE", help="card of your own data set (default: in SOURCE)")
     parser.add_argument("--partial", action="store_true", help="prepare what is there of an incomplete data set")
-    parser.add_argument("--force", action="store_true", help="replace what is there")
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="replace the prepared data set that is there, and write what the gate refuses",
+    )
     add_json(parser)
 
 
