@@ -278,3 +278,13 @@ def test_lists_without_a_single_image_are_no_partial_data_set(tmp_path: Path) ->
     with pytest.raises(DataError, match=r"holds no image of Pascal VOC 2012 \+ Aug with its label, .* such as 2"):
         prepare(native, tmp_path / "p", partial=True)
     assert not (tmp_path / "p").exists()
+
+
+def test_of_several_converted_data_sets_the_one_of_the_name_is_taken(tmp_path: Path) -> None:
+    for place, name, value in (("iSAID", "P0000_0_896_0_896", 9), ("potsdam", "2_13_0_0_512_512", 5)):
+        suffix = "_instance_color_RGB.png" if place == "iSAID" else ".png"
+        for file, shape in ((f"img_dir/val/{name}.png", (8, 8, 3)), (f"ann_dir/val/{name}{suffix}", (8, 8))):
+            (tmp_path / "data" / place / file).parent.mkdir(parents=True)
+            cv2.imwrite(str(tmp_path / "data" / place / file), np.full(shape, value, np.uint8))
+    done = prepare(tmp_path / "data", tmp_path / "p", dataset="potsdam", partial=True)
+    assert list(labels(done)) == ["2_13_0_0_512_512"]

@@ -10,7 +10,7 @@ from hrnet.data.prepare.labels import label_table
 from hrnet.data.prepare.tree import File, Tree
 from hrnet.errors import DataError
 
-__all__ = ["FOLDERS", "SPLITS", "find", "image_files"]
+__all__ = ["FOLDERS", "SPLITS", "converted", "find", "image_files"]
 
 FOLDERS = (("images", "annotations"), ("img_dir", "ann_dir"))
 """Folders of images and labels that are looked for."""
@@ -36,6 +36,16 @@ def find(tree: Tree, card: Card) -> Found:
             f"{tree.place()} holds no {card.name} data: looked for {looked} (also training, validation)"
         )
     return Found(card=card, splits=splits, notes=notes)
+
+
+def converted(tree: Tree, card: Card) -> Tree | None:
+    """Return the view of what the reference's converter has left, img_dir beside ann_dir; or None.
+
+    Of several, as in a folder with many data sets, the one in a folder of the data set's name.
+    """
+    found = list(tree.locate_all("img_dir", "ann_dir"))
+    named = [root for root in found if root.place().rstrip("/").rpartition("/")[2].lower() == card.name]
+    return next(iter(named or found), None)
 
 
 def image_files(tree: Tree, folder: str, suffix: str) -> list[File]:

@@ -143,7 +143,7 @@ def _convert(job: Job, card: Card) -> Iterator[Converted]:
 
 
 def _ready(tree: Tree, card: Card) -> Found:
-    converted = tree.locate("img_dir", "ann_dir")
+    converted = folder.converted(tree, card)
     if converted is None:
         raise NothingFound(
             f"{tree.place()} holds no isaid data: looked for train|val/.../P0000.png with "

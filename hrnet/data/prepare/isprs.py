@@ -110,7 +110,7 @@ def find(tree: Tree, card: Card, layout: Layout) -> Found:
 
 
 def _ready(tree: Tree, card: Card, layout: Layout) -> Found:
-    converted = tree.locate("img_dir", "ann_dir")
+    converted = folder.converted(tree, card)
     if converted is None:
         raise NothingFound(
             f"{tree.place()} holds no {card.name} data: looked for images such as {layout.example}, or "

@@ -34,7 +34,7 @@ def find(tree: Tree, card: Card) -> Found:
     areas = {split: found for split, name in _SPLITS.items() if (found := _areas(tree, name))}
     if areas:
         return Found(card=card, splits={split: _jobs(found, card) for split, found in areas.items()})
-    converted = tree.locate("img_dir", "ann_dir")
+    converted = folder.converted(tree, card)
     if converted is None:
         raise NothingFound(
             f"{tree.place()} holds no loveda data: looked for Train|Val/Rural|Urban/{_IMAGES} with {_MASKS}, or "

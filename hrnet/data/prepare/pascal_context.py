@@ -63,7 +63,7 @@ def find(tree: Tree, card: Card) -> Found:
         return _from_ready(ready, card)
     detail, mats = _json(tree), _mats(tree)
     if detail is None and not mats:
-        if (plain := tree.locate("img_dir", "ann_dir")) is not None:
+        if (plain := folder.converted(tree, card)) is not None:
             return folder.find(plain, card)
         raise NothingFound(
             f"{tree.place()} holds no labels of Pascal Context: looked for {_READY}/*.png beside {_IMAGES}, for "

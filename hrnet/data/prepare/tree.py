@@ -116,13 +116,16 @@ class Tree:
 
     def locate(self, *paths: str) -> Tree | None:
         """Return the view of the topmost folder that holds all of these folders or files, itself included; or None."""
+        return next(self.locate_all(*paths), None)
+
+    def locate_all(self, *paths: str) -> Iterator[Tree]:
+        """Yield the view of each folder that holds all of these folders or files, topmost first, itself included."""
         own = self._prefix[:-1]
         inside = [path for path in self._folders if path == own or path.startswith(self._prefix)]
         for path in sorted(inside, key=lambda path: (path.count("/") if path else -1, path)):
             tree = self.rooted(path[len(self._prefix) :])
             if all(tree.has(wanted) or tree.get(wanted) is not None for wanted in paths):
-                return tree
-        return None
+                yield tree
 
     def relative(self, file: File, folder: str = "") -> str:
         """Return the path of a file below a folder of this view."""
