@@ -88,7 +88,7 @@ def find(tree: Tree, card: Card, layout: Layout) -> Found:
     if not labels and (bounded := _areas(tree, layout.bounded)):
         raise DataError(
             f"{next(iter(bounded.values())).where} is a label with boundaries, which gives other numbers than the "
-            f"published ones, and there is none without; get {files}"
+            f"published ones, and there is none without; get {files} (a path such as {layout.example} is an image's)"
         )
     splits: dict[str, list[Job]] = {}
     for split, areas in layout.splits.items():
