@@ -154,9 +154,13 @@ def to_png(picture: Image) -> bytes:
 
 
 def for_report(png: bytes, width: int = 1000) -> bytes:
-    """Return a picture as JPEG bytes no wider than `width` pixels, about a tenth of the size: a report embeds many."""
+    """Return a picture as JPEG bytes no wider than `width` pixels, about a tenth of the size: a report embeds many.
+
+    What cannot be decoded is returned as it is: a broken picture must not cost a report.
+    """
     picture = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
-    assert picture is not None
+    if picture is None:
+        return png
     if picture.shape[1] > width:
         height = max(1, round(picture.shape[0] * width / picture.shape[1]))
         picture = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)

@@ -130,7 +130,9 @@ def print_leaderboard(report: Report) -> None:
     for reason, cells in list(notes.items())[:NOTES]:
         print(f"not comparable ({cells[0] if len(cells) == 1 else plural(len(cells), 'cell')}): {reason}")
     if len(notes) > NOTES:
-        print(f"not comparable: {len(notes) - NOTES} more reasons, each with its cells, are in the written report")
+        print(
+            f"not comparable: {plural(len(notes) - NOTES, 'more reason')}, each with its cells, in the written report"
+        )
     for trial in (trial for row in report.rows for trial in row.trials):
         if trial.error:
             print(f"{trial.name} failed: {trial.error.strip().splitlines()[0]}")

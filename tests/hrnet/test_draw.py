@@ -86,6 +86,10 @@ def test_a_picture_for_a_report_is_small() -> None:
         assert cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR).shape == shape
 
 
+def test_a_broken_picture_does_not_stop_a_report() -> None:
+    assert draw.for_report(b"no picture") == b"no picture"
+
+
 @pytest.mark.parametrize("count", [0, 1, 3, 4])
 def test_contact_sheet(image: NDArray[np.uint8], label: NDArray[np.uint8], count: int) -> None:
     samples = [
