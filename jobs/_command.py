@@ -16,7 +16,7 @@ from typing import NoReturn
 from hrnet.errors import HrnetError
 from orchestrator.errors import OrchestratorError, UsageError
 
-__all__ = ["FAILED", "INTERRUPTED", "MISUSED", "CommandParser", "complain", "execute", "main_of"]
+__all__ = ["FAILED", "INTERRUPTED", "MISUSED", "CommandParser", "add_step", "complain", "execute", "main_of"]
 
 FAILED = 1
 """Exit code: a cell failed."""
@@ -54,6 +54,19 @@ def _options_of(parser: argparse.ArgumentParser) -> list[str]:
         if isinstance(action, argparse._SubParsersAction):
             known += [option for below in action.choices.values() for option in _options_of(below)]
     return known
+
+
+def add_step(
+    steps: argparse._SubParsersAction[argparse.ArgumentParser],
+    command: str,
+    name: str,
+    text: str,
+    action: Callable[[argparse.Namespace], int],
+) -> argparse.ArgumentParser:
+    """Add the subcommand `name` to a command; its action becomes `action` of the parsed arguments."""
+    parser = steps.add_parser(name, prog=f"hrgrid {command} {name}", description=text, help=text)
+    parser.set_defaults(action=action)
+    return parser
 
 
 def complain(message: str) -> None:

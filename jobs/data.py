@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import re
 import shlex
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hrnet.errors import DataError
-from jobs._command import MISUSED, main_of
+from jobs._command import MISUSED, add_step, main_of
 from jobs._options import add_json, positive
 from jobs._progress import progress
 from jobs._show import plural, print_table
@@ -33,16 +34,17 @@ ALL = "all"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """One subcommand for each step."""
     steps = parser.add_subparsers(dest="step", required=True, metavar="synth|sources|prepare|check|preview")
-    _add_synth(_step(steps, "synth", "Draw a small, learnable copy of a data set in its native layout.", synth))
-    getting = _step(steps, "sources", "Say which official files to get where, and under which terms.", sources)
+    add = functools.partial(add_step, steps, "data")
+    _add_synth(add("synth", "Draw a small, learnable copy of a data set in its native layout.", synth))
+    getting = add("sources", "Say which official files to get where, and under which terms.", sources)
     getting.add_argument("dataset", nargs="?", metavar="D", help="published data set (default: all nine)")
     add_json(getting)
-    _add_prepare(_step(steps, "prepare", "Turn a download into checked shards with a manifest.", prepare))
+    _add_prepare(add("prepare", "Turn a download into checked shards with a manifest.", prepare))
     for name, text, action in (
         ("check", "Verify a prepared data set: hashes, every image and label, values.", check),
         ("preview", "Draw samples of a prepared data set with their labels and a legend.", preview),
     ):
-        step = _step(steps, name, text, action)
+        step = add(name, text, action)
         step.add_argument("data", type=absolute_uri, metavar="URI", help="a prepared data set")
         add_json(step)
         if name == "check":
@@ -196,17 +198,6 @@ def _print_check(report: Report) -> None:
 
 def _count(images: int, complete: int | None) -> str:
     return str(images) if complete in (None, images) else f"{images} of {complete}"
-
-
-def _step(
-    steps: argparse._SubParsersAction[argparse.ArgumentParser],
-    name: str,
-    text: str,
-    action: Callable[[argparse.Namespace], int],
-) -> argparse.ArgumentParser:
-    parser = steps.add_parser(name, prog=f"hrgrid data {name}", description=text, help=text)
-    parser.set_defaults(action=action)
-    return parser
 
 
 def _add_synth(parser: argparse.ArgumentParser) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import sys
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hrnet.errors import WeightsError
-from jobs._command import main_of
+from jobs._command import add_step, main_of
 from jobs._options import add_json, add_name, add_storage
 from jobs._weights import found, stored_recipe
 
@@ -31,9 +32,10 @@ SOURCE = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """One subcommand for each direction."""
     steps = parser.add_subparsers(dest="step", required=True, metavar="import|export|show")
-    into = _step(steps, "import", "Convert any accepted weights file to ours, and say what became of it.", take)
-    out = _step(steps, "export", "Write a model as .pth (OpenMMLab's form), .safetensors or .onnx.", give)
-    shown = _step(steps, "show", "Say what a weights file is, without loading it into a model.", show)
+    add = functools.partial(add_step, steps, "weights")
+    into = add("import", "Convert any accepted weights file to ours, and say what became of it.", take)
+    out = add("export", "Write a model as .pth (OpenMMLab's form), .safetensors or .onnx.", give)
+    shown = add("show", "Say what a weights file is, without loading it into a model.", show)
     for step in (into, out, shown):
         step.add_argument("source", metavar="SOURCE", help=SOURCE)
         step.add_argument("--sha256", metavar="HEX", help="first digits that the file's SHA-256 must have")
@@ -151,17 +153,6 @@ def _brief(value: object) -> Any:
     lines = text.strip().splitlines()
     first = lines[0][:100] if lines else ""
     return first if len(lines) <= 1 and len(text) <= 100 else f"{first}... ({len(text)} characters)"
-
-
-def _step(
-    steps: argparse._SubParsersAction[argparse.ArgumentParser],
-    name: str,
-    text: str,
-    action: Callable[[argparse.Namespace], int],
-) -> argparse.ArgumentParser:
-    parser = steps.add_parser(name, prog=f"hrgrid weights {name}", description=text, help=text)
-    parser.set_defaults(action=action)
-    return parser
 
 
 if __name__ == "__main__":

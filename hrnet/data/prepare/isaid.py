@@ -20,9 +20,9 @@ from dataclasses import replace
 from hrnet.data.cards import Card
 from hrnet.data.prepare import folder
 from hrnet.data.prepare.colours import ODD, Colour, read_classes, read_image
-from hrnet.data.prepare.found import Converted, Found, Job, NothingFound, check_sizes, convert_pair, count_values
-from hrnet.data.prepare.labels import apply_table, label_table
-from hrnet.data.prepare.tiling import encode_png, pad, windows
+from hrnet.data.prepare.found import Converted, Found, Job, NothingFound, check_sizes, convert_pair
+from hrnet.data.prepare.labels import label_table
+from hrnet.data.prepare.tiling import cut_tiles, encode_png, pad, windows
 from hrnet.data.prepare.tree import File, Tree
 from hrnet.data.transforms import IGNORE
 from hrnet.errors import DataError
@@ -131,15 +131,7 @@ def _convert(job: Job, card: Card) -> Iterator[Converted]:
     height, width = classes.shape
     cuts = windows(height, width, PATCH, STRIDE)
     named = {f"{job.name}_{at.y0}_{at.y1}_{at.x0}_{at.x1}": at for at in cuts}
-    table = label_table(card)
-    for name in sorted(named):
-        raw = named[name].cut(classes)
-        yield Converted(
-            name=name,
-            image=encode_png(named[name].cut(picture)),
-            label=apply_table(raw, table, card.num_classes, label.where),
-            raw=count_values(raw),
-        )
+    yield from cut_tiles(named, picture, classes, label_table(card), card.num_classes, label.where)
 
 
 def _ready(tree: Tree, card: Card) -> Found:

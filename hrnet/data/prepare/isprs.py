@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from hrnet.data.cards import Card
 from hrnet.data.prepare import folder
 from hrnet.data.prepare.colours import ODD, Colour, read_classes, read_image
-from hrnet.data.prepare.found import Converted, Found, Job, NothingFound, check_sizes, count_values
-from hrnet.data.prepare.labels import apply_table, label_table
+from hrnet.data.prepare.found import Converted, Found, Job, NothingFound, check_sizes
+from hrnet.data.prepare.labels import label_table
 from hrnet.data.prepare.sources import SOURCES
-from hrnet.data.prepare.tiling import encode_png, windows
+from hrnet.data.prepare.tiling import cut_tiles, windows
 from hrnet.data.prepare.tree import File, Tree
 from hrnet.data.transforms import IGNORE
 from hrnet.errors import DataError
@@ -163,11 +163,4 @@ def _convert(job: Job, card: Card) -> Iterator[Converted]:
     table = label_table(card)
     table[ODD] = IGNORE
     named = {f"{job.name}_{at.x0}_{at.y0}_{at.x1}_{at.y1}": at for at in windows(height, width, TILE, TILE)}
-    for name in sorted(named):
-        raw = named[name].cut(classes)
-        yield Converted(
-            name=name,
-            image=encode_png(named[name].cut(picture)),
-            label=apply_table(raw, table, card.num_classes, label.where),
-            raw=count_values(raw),
-        )
+    yield from cut_tiles(named, picture, classes, table, card.num_classes, label.where)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Window", "encode_png", "pad", "windows"]
+from hrnet.data.prepare.found import Converted, count_values
+from hrnet.data.prepare.labels import apply_table
+
+__all__ = ["Window", "cut_tiles", "encode_png", "pad", "windows"]
 
 
 class Window(NamedTuple):
@@ -40,6 +44,29 @@ def pad(values: NDArray[np.uint8], size: int, fill: int) -> NDArray[np.uint8]:
     if not below and not right:
         return values
     return np.pad(values, ((0, below), (0, right), (0, 0))[: values.ndim], constant_values=fill)
+
+
+def cut_tiles(
+    tiles: Mapping[str, Window],
+    picture: NDArray[np.uint8],
+    classes: NDArray[np.uint8],
+    table: NDArray[np.int16],
+    num_classes: int,
+    where: str,
+) -> Iterator[Converted]:
+    """Cut a picture (HxWx3, RGB) and its label map (HxW) into named tiles, sorted by name as the reference reads them.
+
+    `table` gives the training id of each value of the label map. Raises DataError, which names `where`, for a value
+    that is no class.
+    """
+    for name in sorted(tiles):
+        raw = tiles[name].cut(classes)
+        yield Converted(
+            name=name,
+            image=encode_png(tiles[name].cut(picture)),
+            label=apply_table(raw, table, num_classes, where),
+            raw=count_values(raw),
+        )
 
 
 def encode_png(rgb: NDArray[np.uint8]) -> bytes:
