@@ -109,10 +109,11 @@ class Bench:
             np.savez(self.folder / f"{case.name}.npz", **case.arrays)  # type: ignore[arg-type]
         began = time.monotonic()
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": ""}
-        with subprocess.Popen(
-            [str(PEER), "-W", "ignore", str(SIDE), str(self.folder)], env=environment, text=True,
-            stdout=subprocess.PIPE, stderr=(self.folder / "peer.log").open("w"),
-        ) as process:  # fmt: skip
+        command = [str(PEER), "-W", "ignore", str(SIDE), str(self.folder)]
+        with (
+            (self.folder / "peer.log").open("w") as log,
+            subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=log) as process,
+        ):
             assert process.stdout is not None
             done = sum(1 for line in process.stdout if _progress(line, len(self.cases)))
         if process.returncode or done < len(self.cases):
