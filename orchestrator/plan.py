@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Literal
 
+from orchestrator.dispatch import Dispatch, Gang
 from orchestrator.errors import UsageError
 from orchestrator.grid import Trial, near_miss
 from orchestrator.ledger import TrialRecord
-from orchestrator.packing import lower_bound, simulate
+from orchestrator.packing import best_order, lower_bound, simulate
 from orchestrator.workload import Estimate, Spec
 
 __all__ = ["Action", "ClusterShape", "Plan", "PlannedTrial", "make_plan", "measured_rate", "parse_cluster"]
@@ -88,6 +89,11 @@ class PlannedTrial:
         return self.action in ("run", "resume")
 
     @property
+    def gang(self) -> Gang:
+        """What the dispatch policy knows of it."""
+        return Gang(size=self.workers, seconds=self.seconds)
+
+    @property
     def remaining_work(self) -> float:
         """Arithmetic that is left, in units of 1e9 multiply-accumulates."""
         return self.estimate.work * max(0, self.estimate.iterations - (self.resume_step or 0))
@@ -95,7 +101,8 @@ class PlannedTrial:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """What a launch will do: the trials that run come first, longest first; then the rest in the grid's order."""
+    """What a launch will do: the trials that run come first, in the order in which the policy considers them (longest
+    first, unless another order ends earlier); then the rest in the grid's order."""
 
     trials: tuple[PlannedTrial, ...]
     cluster: ClusterShape
@@ -110,8 +117,13 @@ class Plan:
 
     @property
     def to_run(self) -> tuple[PlannedTrial, ...]:
-        """The trials that the launch will train, longest first."""
+        """The trials that the launch will train, in order."""
         return tuple(trial for trial in self.trials if trial.runs)
+
+    def policy(self) -> Dispatch:
+        """Return the policy that the simulation behind this plan followed, for the launch to follow; indices are those
+        of `to_run`."""
+        return Dispatch([trial.gang for trial in self.to_run], self.cluster.slots)
 
     def count(self, action: Action) -> int:
         """Return the number of trials with this action."""
@@ -256,19 +268,21 @@ def _timed(planned: Sequence[PlannedTrial], cluster: ClusterShape, rate: float |
     if rate is None:
         trials = (*going, *rest)
         return Plan(trials=trials, cluster=cluster, finish_seconds=None, bound_seconds=None, slot_hours=None)
-    seconds = [p.remaining_work / (p.workers * rate) for p in going]
-    gangs = [p.workers for p in going]
-    schedule = simulate(seconds, gangs, cluster.slots)
+    going = [replace(p, seconds=p.remaining_work / (p.workers * rate)) for p in going]
+    order = best_order([p.gang for p in going], cluster.slots)
+    going = [going[i] for i in order]
+    gangs = [p.gang for p in going]
+    schedule = simulate(gangs, cluster.slots)
     timed = [
-        replace(p, seconds=length, start=start, end=start + length)
-        for p, length, start in zip(going, seconds, schedule.starts, strict=True)
+        replace(p, start=start, end=start + (p.seconds or 0.0))
+        for p, start in zip(going, schedule.starts, strict=True)
     ]
     return Plan(
         trials=(*timed, *rest),
         cluster=cluster,
         finish_seconds=schedule.finish,
-        bound_seconds=lower_bound(seconds, gangs, cluster.slots),
-        slot_hours=sum(length * gang for length, gang in zip(seconds, gangs, strict=True)) / 3600,
+        bound_seconds=lower_bound(gangs, cluster.slots),
+        slot_hours=sum((gang.seconds or 0.0) * gang.size for gang in gangs) / 3600,
     )
 
 

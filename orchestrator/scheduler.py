@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import psutil
 
+from orchestrator.admission import admission
 from orchestrator.errors import ClusterError
 from orchestrator.ledger import Entry, Ledger
 from orchestrator.plan import Plan, PlannedTrial
@@ -264,15 +265,18 @@ def _tuner(workload: Workload, plan: Plan, settings: Settings, options: RunOptio
         tune.report({"state": outcome.state, **outcome.metrics})
 
     def needs(config: Mapping[str, Any]) -> dict[str, float]:
-        return {"CPU": 0, SLOTS: trials[config["index"]].workers} if budgeted else {"CPU": 0}
+        return {"CPU": 0, SLOTS: trials[config["index"]].gang.slots} if budgeted else {"CPU": 0}
 
+    # The policy decides what starts; on a cluster without the budget resource it is the only one to do so.
     budgeted = cluster.cluster_resources().get(SLOTS, 0) >= max(trial.workers for trial in trials)
-    # Without the budget resource on the head: no more drivers than whole gangs of the largest size fit.
-    limit = None if budgeted else max(1, plan.cluster.slots // max(trial.workers for trial in trials))
     return tune.Tuner(
         tune.with_resources(hrgrid_trial, needs),  # type: ignore[arg-type]
-        param_space={"index": tune.grid_search(list(range(len(trials))))},
-        tune_config=tune.TuneConfig(max_concurrent_trials=limit, reuse_actors=True),
+        tune_config=tune.TuneConfig(
+            search_alg=admission(plan.policy()),
+            num_samples=len(trials),
+            max_concurrent_trials=len(trials),
+            reuse_actors=True,
+        ),
         run_config=tune.RunConfig(
             name=f"tune-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}",
             storage_path=f"{settings.storage}/ray",
