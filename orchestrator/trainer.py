@@ -18,12 +18,10 @@ import psutil
 from orchestrator.errors import StorageError
 from orchestrator.ledger import Ledger
 from orchestrator.plan import PlannedTrial
-from orchestrator.report import Trial
-from orchestrator.runstore import flatten
+from orchestrator.runs import close_run, ending_of, open_run
 from orchestrator.settings import Settings
 from orchestrator.storage import Storage
-from orchestrator.tracking import Status, Tracker
-from orchestrator.triallog import log_names
+from orchestrator.tracking import Tracker
 from orchestrator.worker import Assignment
 from orchestrator.workload import Json, Workload
 
@@ -33,7 +31,6 @@ HEARTBEAT_SECONDS: Final = 15.0
 """Between two signs of life of a trial's driver; a lease without any for a minute may be taken over."""
 
 _log = logging.getLogger(__name__)
-_STATUS: Final[Mapping[str, Status]] = {"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,7 +94,7 @@ def run_trial(
     if lease is None:
         return TrialOutcome(key=key, cell=cell, state="skipped", error="another launch is training it")
     tracker = Tracker(settings.tracking, settings.benchmark, artifacts=settings.artifacts)
-    run_id = _open_run(tracker, planned, settings, options)
+    run_id = open_run(tracker, planned, settings, options.provenance)
     ledger.write_spec(key, planned.spec)
     assignment = Assignment(
         spec=planned.spec,
@@ -146,10 +143,11 @@ def close_trial(
     storage = Storage(settings.storage)
     ledger = Ledger(storage)
     untracked = None
-    if outcome.run_id is not None:
+    if outcome.run_id is not None and outcome.state in ("finished", "failed", "stopped"):
         tracker = tracker or Tracker(settings.tracking, settings.benchmark, artifacts=settings.artifacts)
         try:
-            _close_run(tracker, workload, planned, outcome, storage)
+            ending = ending_of(workload, planned, outcome.state, outcome.metrics, outcome.error)
+            close_run(tracker, outcome.run_id, planned.key, ending, storage)
         except Exception as error:
             untracked = f"{type(error).__name__}: {error}"
     ledger.write_result(
@@ -183,38 +181,6 @@ def _take_lease(ledger: Ledger, key: str, owner: str) -> int | None:
     return mine if mine and ledger.renew(key, owner, mine) else None
 
 
-def _open_run(tracker: Tracker, planned: PlannedTrial, settings: Settings, options: RunOptions) -> str:
-    spec = planned.spec
-    name = spec.cell.name + (f" seed {spec.seed}" if spec.seed else "")
-    params = {**flatten(spec.settings), "seed": str(spec.seed)}
-    run_id = tracker.start_run(planned.key, name, tags=_tags(planned, settings, options), params=params)
-    if tracker.read_artifact(run_id, "config/recipe.yaml") is None:
-        import yaml
-
-        document = {"cell": spec.cell.name, "seed": spec.seed, "settings": _plain(spec.settings)}
-        tracker.log_artifact(run_id, yaml.safe_dump(document, sort_keys=False), "config/recipe.yaml")
-    return run_id
-
-
-def _tags(planned: PlannedTrial, settings: Settings, options: RunOptions) -> dict[str, str]:
-    spec, commit = planned.spec, str(options.provenance.get("git_commit") or "")
-    return {
-        **spec.cell.facets,
-        "hrgrid.benchmark": settings.benchmark,
-        "hrgrid.code_version": spec.code_version,
-        "hrgrid.data": spec.data,
-        "hrgrid.data_fingerprint": spec.data_fingerprint,
-        "hrgrid.git_commit": commit,
-        "hrgrid.host": str(options.provenance.get("host") or socket.gethostname()),
-        "hrgrid.not_comparable": "; ".join(spec.not_comparable),
-        "hrgrid.seed": str(spec.seed),
-        "hrgrid.verdict": "running",
-        "hrgrid.workers": str(planned.workers),
-        "mlflow.source.git.commit": commit,
-        "mlflow.source.name": "hrgrid",
-    }
-
-
 @contextmanager
 def _heartbeat(ledger: Ledger, assignment: Assignment) -> Iterator[None]:
     """Keep the lease, and the progress fresh while no worker writes it (before the start, between two attempts)."""
@@ -243,50 +209,3 @@ def _heartbeat(ledger: Ledger, assignment: Assignment) -> Iterator[None]:
     finally:
         ended.set()
         thread.join(30.0)
-
-
-def _close_run(
-    tracker: Tracker, workload: Workload, planned: PlannedTrial, outcome: TrialOutcome, storage: Storage
-) -> None:
-    run_id = str(outcome.run_id)
-    for name in log_names(storage, planned.key):
-        content = storage.find_bytes(f"trials/{planned.key}/logs/{name}")
-        tracker.log_artifact(run_id, content or b"", f"logs/{name}")
-    metrics = {**outcome.metrics, **_published(workload, planned, outcome)}
-    tags = {"hrgrid.verdict": _verdict(workload, planned, outcome)}
-    if outcome.error:
-        tags["hrgrid.error"] = outcome.error.splitlines()[0]
-    tracker.finish(run_id, _STATUS[outcome.state], metrics=metrics, step=planned.estimate.iterations, tags=tags)
-
-
-def _verdict(workload: Workload, planned: PlannedTrial, outcome: TrialOutcome) -> str:
-    """The verdict that the report gives."""
-    if outcome.state not in ("finished", "failed", "stopped"):
-        return outcome.state
-    spec = planned.spec
-    trial = Trial(
-        cell=spec.cell.name,
-        key=planned.key,
-        state=outcome.state,
-        metrics=outcome.metrics,
-        not_comparable=spec.not_comparable,
-    )
-    return trial.verdict(workload.published(spec.cell) or {})
-
-
-def _published(workload: Workload, planned: PlannedTrial, outcome: TrialOutcome) -> dict[str, float]:
-    """Published numbers under `published/`, and how far the first of them that was measured too is away."""
-    known = workload.published(planned.spec.cell) if outcome.state == "finished" else None
-    if not known:
-        return {}
-    found = {f"published/{name.split('/')[-1]}": float(value) for name, value in known.items()}
-    measured = next((name for name in known if name in outcome.metrics), None)
-    if measured is not None:
-        found["published/gap"] = outcome.metrics[measured] - known[measured]
-    return found
-
-
-def _plain(value: Json) -> Json:
-    if isinstance(value, Mapping):
-        return {str(name): _plain(item) for name, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
