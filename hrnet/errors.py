@@ -4,19 +4,28 @@ HrnetError
 +-- RecipeError     an unknown recipe, dataset, width or schedule; an override of the wrong type or range
 +-- DataError       a folder that is no dataset, a missing, broken or inconsistent image or label
 +-- WeightsError    a weights or checkpoint file that cannot be read or does not fit the model
-+-- TrainingError   training cannot go on (a loss that is not finite, a batch that the workers do not divide)
++-- TrainingError   training cannot go on (a batch that the workers do not divide, a dead loading process)
+    +-- DivergedError   the loss is not finite any more
++-- MemoryShortage  the memory of a GPU or of the machine was not enough
+
+Each class says in `failure` what kind of failure it is, in the words of whoever runs many trainings: `mistake` (of the
+user), `data`, `diverged` or `out-of-memory`.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
 
-__all__ = ["DataError", "HrnetError", "RecipeError", "TrainingError", "WeightsError", "suggestion"]
+__all__ = ["DataError", "DivergedError", "HrnetError", "MemoryShortage", "RecipeError", "TrainingError",
+           "WeightsError", "suggestion"]  # fmt: skip
 
 
 class HrnetError(ValueError):
     """Base of every error that a user of `hrnet` can cause and mend."""
+
+    failure: ClassVar[str] = "mistake"
 
 
 class RecipeError(HrnetError):
@@ -26,6 +35,8 @@ class RecipeError(HrnetError):
 class DataError(HrnetError):
     """A data set, image, label or manifest is missing, broken or inconsistent."""
 
+    failure = "data"
+
 
 class WeightsError(HrnetError):
     """A weights or checkpoint file is unreadable or does not fit the model."""
@@ -33,6 +44,27 @@ class WeightsError(HrnetError):
 
 class TrainingError(HrnetError):
     """Training cannot start or go on."""
+
+
+class DivergedError(TrainingError):
+    """The loss is not finite any more."""
+
+    failure = "diverged"
+
+    def __init__(self, message: str, evidence: Mapping[str, Any]) -> None:
+        """`evidence` is JSON-able: the iteration, and the losses and samples of the last iterations."""
+        super().__init__(message)
+        self.evidence = dict(evidence)
+
+    def __reduce__(self) -> tuple[type[DivergedError], tuple[str, dict[str, Any]]]:
+        """It travels between processes with its evidence."""
+        return type(self), (str(self), self.evidence)
+
+
+class MemoryShortage(HrnetError):
+    """The memory of a GPU or of the machine was not enough."""
+
+    failure = "out-of-memory"
 
 
 def suggestion(value: str, known: Iterable[str]) -> str:

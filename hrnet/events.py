@@ -1,7 +1,8 @@
 """What a training or an evaluation tells its consumer: a stream of plain events.
 
 hrnet never calls back into a platform. Training and evaluation are generators of `Event`; whoever iterates (a `for`
-loop on a laptop, a Ray worker) decides what to record, where to store and when to stop.
+loop on a laptop, a Ray worker) decides what to record, where to store and when to stop. A training takes an answer to
+any of its events: `generator.send("save")` asks for a checkpoint soon, `generator.send("stop")` for one and the end.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Literal
 
 __all__ = ["Event", "Kind"]
 
-Kind = Literal["progress", "checkpoint", "validated", "finished"]
+Kind = Literal["step", "progress", "checkpoint", "validated", "finished"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,8 +22,9 @@ class Event:
     """One thing that happened. Every rank of a gang yields the same events in the same order."""
 
     kind: Kind
-    """progress: a logging interval passed; checkpoint: the state may be saved now; validated: an evaluation ended;
-    finished: the last event of a generator."""
+    """step: an iteration, or an image of a validation on every worker, passed (a sign of life without metrics, too
+    frequent to be recorded); progress: a logging interval passed; checkpoint: the state may be saved now; validated:
+    an evaluation ended; finished: the last event of a generator."""
 
     step: int
     """Iterations (or images, in an evaluation) completed."""
@@ -41,3 +43,6 @@ class Event:
 
     best: bool = False
     """For kind `checkpoint`: the last validation is the best so far."""
+
+    wish: str = ""
+    """For kind `checkpoint`: `save` or `stop` if it was asked for, on every rank; after `stop` the generator ends."""

@@ -6,7 +6,7 @@ Everything here speaks in names, recipes and plain values; `jobs` turns them int
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -155,8 +155,13 @@ def problems(recipe: Recipe, data: str) -> list[tuple[str, str]]:
     return found
 
 
-def train_recipe(recipe: Recipe, data: str, *, seed: int, resume: Path | None, cpus: int) -> Iterator[Event]:
-    """Train on this worker with `cpus` CPUs: threads and loader processes are shared out among them."""
+def train_recipe(
+    recipe: Recipe, data: str, *, seed: int, resume: Path | None, cpus: int
+) -> Generator[Event, str | None, None]:
+    """Train on this worker with `cpus` CPUs: threads and loader processes are shared out among them.
+
+    Takes wishes as `hrnet.train` does.
+    """
     import torch
 
     from hrnet.data.shards import open_dataset

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -85,7 +85,7 @@ class HrnetWorkload:
         found = science.problems(_recipe(spec), spec.data)
         return [Problem(where=where, message=message) for where, message in found]
 
-    def train(self, spec: Spec, resume: Path | None, *, cpus: int) -> Iterator[Event]:
+    def train(self, spec: Spec, resume: Path | None, *, cpus: int) -> Generator[Event, str | None, None]:
         """Train on this worker; see `hrnet.train`."""
         recipe = _recipe(spec)
         return science.train_recipe(recipe, spec.data, seed=spec.seed, resume=resume, cpus=cpus)

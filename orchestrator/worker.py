@@ -206,6 +206,8 @@ def _train_and_evaluate(
     step = 0 if resume is None else resume.step
     for event in workload.train(job.spec, None if resume is None else resume.path, cpus=job.cpus):
         step = event.total
+        if event.kind == "step":
+            continue
         log.event(event, "train")
         if desk is not None:
             desk.train_event(event)

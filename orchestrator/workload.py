@@ -2,11 +2,28 @@
 
 The platform knows cells, specs, gangs, keys and states. What a cell computes is the workload's business; a fake
 workload of thirty lines passes through the same scheduler as HRNet does (see tests/orchestrator/fake.py).
+
+A training may be asked to save or to stop: the platform answers an event of `train` on any rank with
+`generator.send("save")` or `send("stop")` (None otherwise; a plain `for` never asks). The workload shares the wishes
+over the gang, the largest wins (stop over save), and at the next step that all ranks agree on, every rank yields a
+`checkpoint` event with that `wish`; no step has more than one checkpoint event. After the one of `stop` the generator
+returns without `finished`, and a training that resumes from that checkpoint does what was left out: a validation that
+was due at the step, then the next steps.
+
+An exception of a workload may say what kind of failure it is, in a class attribute `failure: str`:
+
+- `out-of-memory`: the device's or the machine's memory was not enough; the same again would fail again;
+- `diverged`: the numbers are no longer finite; an attribute `evidence`, a JSON-able mapping, may hold what shows it,
+  and the platform keeps that as the artifact `evidence/diverged.json`;
+- `data`: a sample or a file of the data set is broken; the message names it;
+- `mistake`: something else that the user can mend, in a sentence.
+
+None of them is tried again. An exception without it, or with None, is an error of the program.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -113,7 +130,9 @@ class Event(Protocol):
 
     @property
     def kind(self) -> str:
-        """One of progress, checkpoint, validated, finished."""
+        """One of step, progress, checkpoint, validated, finished.
+
+        `step` comes after every iteration, and may come within a validation: a sign of life that is never recorded."""
 
     @property
     def step(self) -> int:
@@ -139,6 +158,10 @@ class Event(Protocol):
     def best(self) -> bool:
         """For kind checkpoint: the last validation is the best so far."""
 
+    @property
+    def wish(self) -> str:
+        """For kind checkpoint: `save` or `stop` if the platform asked for it, else empty."""
+
 
 class Workload(Protocol):
     """What the platform asks of a workload. Must be picklable: it travels to the workers."""
@@ -158,9 +181,9 @@ class Workload(Protocol):
     def preflight(self, spec: Spec) -> Sequence[Problem]:
         """Everything that would make the spec fail, found without a worker."""
 
-    def train(self, spec: Spec, resume: Path | None, *, cpus: int) -> Iterator[Event]:
+    def train(self, spec: Spec, resume: Path | None, *, cpus: int) -> Generator[Event, str | None, None]:
         """Train on every worker of a gang (torch.distributed is already set up there), from a checkpoint folder if
-        one is given; `cpus` is what this worker may use."""
+        one is given; `cpus` is what this worker may use. Takes wishes as answers to its events."""
 
     def evaluate(self, spec: Spec, checkpoint: Path, *, cpus: int) -> Iterator[Event]:
         """Evaluate a checkpoint folder on every worker of a gang; the last event carries the scores and artifacts."""

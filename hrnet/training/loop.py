@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,25 +17,33 @@ from hrnet.data.loader import Batch, train_batches
 from hrnet.data.shards import PreparedDataset
 from hrnet.data.transforms import normalise
 from hrnet.errors import TrainingError
-from hrnet.evaluation.run import drain, evaluate_split, score_metrics
-from hrnet.events import Event
+from hrnet.evaluation.run import evaluate_split, score_metrics
+from hrnet.events import Event, Kind
 from hrnet.model.norm import synchronise_batch_norm
 from hrnet.model.segmentor import build_model
 from hrnet.training.gang import Gang
 from hrnet.training.loss import segmentation_loss
 from hrnet.training.optim import build_optimizer, poly_lr
 from hrnet.training.state import Progress, load_state, save_state
+from hrnet.training.wishes import Wishes
 from hrnet.weights import load_weights
 
 __all__ = ["train", "train_step"]
 
 _log = logging.getLogger(__name__)
 
+Result = TypeVar("Result")
+Answered = Generator[Event, str | None, Result]
+
 
 def train(
     recipe: Recipe, data: PreparedDataset, *, seed: int = 0, resume: Path | None = None, loader_processes: int = 0
-) -> Iterator[Event]:
+) -> Generator[Event, str | None, None]:
     """Train a recipe and yield what happens; every worker of a gang runs this and yields the same events.
+
+    Any event may be answered, on any rank, with `send("save")` or `send("stop")`: after the next iteration (of a gang
+    on GPUs within the next twenty) every rank yields a `checkpoint` event with that `wish`, and after `stop` the
+    generator ends. A validation that is due then is left to the training that resumes.
 
     The samples, their augmentation and the schedule are functions of (seed, iteration) alone, so an interrupted
     training that resumes from a saved state continues exactly, also on another number of workers.
@@ -113,13 +122,17 @@ class _Run:
         if gang.world > 1:
             synchronise_batch_norm(model)
             self.forward = nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
+        self.wishes = Wishes(gang)
         self.waited = 0.0
         self.since = time.perf_counter()
         self.images = 0
         self._restart_memory()
 
-    def events(self, loader_processes: int) -> Iterator[Event]:
+    def events(self, loader_processes: int) -> Answered[None]:
         recipe, progress = self.recipe, self.progress
+        if self._due(recipe.val_interval) and progress.validated != progress.step:
+            # It was stopped when this validation was due.
+            yield from self._validate_and_save()
         batches = train_batches(
             self.data.split("train"), recipe, seed=self.seed, start=progress.step, stop=recipe.max_iters,
             rank=self.gang.rank, world=self.gang.world, processes=loader_processes,
@@ -130,21 +143,41 @@ class _Run:
             self.waited += time.perf_counter() - began
             self._step(batch)
             progress.step += 1
-            last = progress.step == recipe.max_iters
-            if last or progress.step % recipe.log_interval == 0:
-                yield self._log()
-            best = False
-            if last or progress.step % recipe.val_interval == 0:
-                validated = yield from self._validate()
-                best = validated > progress.best
-                progress.best = max(progress.best, validated)
-                self._restart_clock()
-            if last or progress.step % recipe.checkpoint_interval == 0:
-                yield self._checkpoint(best)
-                self._restart_clock()
-        yield Event(
-            kind="finished", step=progress.step, total=recipe.max_iters, metrics={"val/mIoU_best": progress.best}
-        )
+            yield from self._tell(self._event("step"))
+            wish = self.wishes.agreed(progress.step)
+            if self._due(recipe.log_interval):
+                yield from self._tell(self._log())
+            if wish == "stop":
+                yield self._checkpoint(best=False, wish=wish)
+                return
+            if self._due(recipe.val_interval):
+                yield from self._validate_and_save(wish)
+            elif wish or self._due(recipe.checkpoint_interval):
+                yield from self._save_now(best=False, wish=wish)
+        yield self._event("finished", {"val/mIoU_best": progress.best})
+
+    def _due(self, interval: int) -> bool:
+        """Whether the iteration just completed is one of every `interval`, or the last."""
+        step = self.progress.step
+        return step > 0 and (step % interval == 0 or step == self.recipe.max_iters)
+
+    def _event(self, kind: Kind, metrics: Mapping[str, float] | None = None) -> Event:
+        return Event(kind=kind, step=self.progress.step, total=self.recipe.max_iters, metrics=metrics or {})
+
+    def _tell(self, event: Event) -> Answered[None]:
+        self.wishes.take((yield event))
+
+    def _validate_and_save(self, wish: str = "") -> Answered[None]:
+        score = yield from self._validate()
+        best = score > self.progress.best
+        self.progress.best = max(self.progress.best, score)
+        self._restart_clock()
+        if wish or self._due(self.recipe.checkpoint_interval):
+            yield from self._save_now(best=best, wish=wish)
+
+    def _save_now(self, *, best: bool, wish: str) -> Answered[None]:
+        yield from self._tell(self._checkpoint(best=best, wish=wish))
+        self._restart_clock()
 
     def _step(self, batch: Batch) -> None:
         for group in self.optimizer.param_groups:
@@ -179,23 +212,32 @@ class _Run:
             self._note_memory()
             metrics["train/memory_gb"] = self.progress.memory / 1e9
         self._restart_clock()
-        return Event(kind="progress", step=self.progress.step, total=self.recipe.max_iters, metrics=metrics)
+        return self._event("progress", metrics)
 
     def _restart_clock(self) -> None:
         """Validation and saving are no training time: the rates cover training alone."""
         self.waited, self.images, self.since = 0.0, 0, time.perf_counter()
 
-    def _validate(self) -> Generator[Event, None, float]:
-        """Evaluate the val split; yields one `validated` event and returns the mIoU in percent."""
+    def _validate(self) -> Answered[float]:
+        """Evaluate the val split; yields signs of life and one `validated` event, returns the mIoU in percent."""
         self._note_memory()
-        matrix = drain(evaluate_split(self.model, self.data.split("val"), self.recipe, self.gang))
+        evaluation = evaluate_split(self.model, self.data.split("val"), self.recipe, self.gang)
+        matrix = yield from self._followed(evaluation)
         scores = matrix.scores()
         self._restart_memory()
         self.progress.validated, self.progress.confusion = self.progress.step, matrix.state()
-        yield Event(
-            kind="validated", step=self.progress.step, total=self.recipe.max_iters, metrics=score_metrics(scores)
-        )
+        yield from self._tell(self._event("validated", score_metrics(scores)))
         return scores.mIoU
+
+    def _followed(self, work: Generator[object, None, Result]) -> Answered[Result]:
+        """Run a generator to its end with a sign of life for each of its own, and return what it returns."""
+        while True:
+            try:
+                next(work)
+            except StopIteration as stop:
+                result: Result = stop.value
+                return result
+            yield from self._tell(self._event("step"))
 
     def _restart_memory(self) -> None:
         """What an evaluation takes is not counted as training."""
@@ -208,12 +250,12 @@ class _Run:
             here = torch.cuda.max_memory_allocated(self.gang.device)
             self.progress.memory = self.gang.largest(max(self.progress.memory, here))
 
-    def _checkpoint(self, best: bool) -> Event:
+    def _checkpoint(self, *, best: bool, wish: str) -> Event:
         self._gather_sums()
         self._note_memory()
         return Event(
             kind="checkpoint", step=self.progress.step, total=self.recipe.max_iters, save=self._save, best=best,
-            metrics={"val/mIoU_best": self.progress.best},
+            wish=wish, metrics={"val/mIoU_best": self.progress.best},
         )  # fmt: skip
 
     def _save(self, folder: Path) -> None:

@@ -44,8 +44,21 @@ def test_events_come_in_order(unbroken: tuple[list[Event], Path]) -> None:
     assert [event.step for event in events if event.kind == "progress"] == list(range(1, 21))
     assert [event.step for event in events if event.kind == "checkpoint"] == [7, 14, 20]
     assert [event.step for event in events if event.kind == "validated"] == [20]
-    assert [event.kind for event in events[-4:]] == ["progress", "validated", "checkpoint", "finished"]
-    assert events[-2].best
+    assert sorted({event.step for event in events if event.kind == "step"}) == list(range(1, 21))
+    telling = [event for event in events if event.kind != "step"]
+    assert [event.kind for event in telling[-4:]] == ["progress", "validated", "checkpoint", "finished"]
+    assert telling[-2].best
+
+
+def test_an_answer_saves_or_stops(tiny_recipe: Recipe, tiny_data: Path) -> None:
+    loop = train(tiny_recipe, open_dataset(str(tiny_data)), seed=5)
+    assert (next(loop).kind, loop.send("save").kind) == ("step", "progress")
+    checkpoint = next(loop)
+    assert (checkpoint.kind, checkpoint.step, checkpoint.wish) == ("checkpoint", 1, "save")
+    assert [loop.send("stop").kind for _ in range(2)] == ["step", "progress"]
+    checkpoint = next(loop)
+    assert (checkpoint.kind, checkpoint.step, checkpoint.wish) == ("checkpoint", 2, "stop")
+    assert list(loop) == []
 
 
 def test_the_network_learns(unbroken: tuple[list[Event], Path]) -> None:

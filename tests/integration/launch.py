@@ -11,7 +11,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 from orchestrator.grid import expand, parse_overrides, select
@@ -28,8 +28,13 @@ from tests.orchestrator.fake import FakeEvent, FakeWorkload
 class TroubledWorkload(FakeWorkload):
     """Two cells in trouble: one makes a user's mistake at step 4, one loses its worker once at step 10."""
 
-    def train(self, spec: Spec, resume: Path | None, *, cpus: int) -> Iterator[FakeEvent]:
-        for event in super().train(spec, resume, cpus=cpus):
+    def train(self, spec: Spec, resume: Path | None, *, cpus: int) -> Generator[FakeEvent, str | None, None]:
+        training, answer = super().train(spec, resume, cpus=cpus), None
+        while True:
+            try:
+                event = training.send(answer)
+            except StopIteration:
+                return
             if spec.cell.name == "thin-add-long" and event.step == 4:
                 raise ValueError("thin-add-long: rate 0.5 is out of range; take 0 to 0.1")
             if spec.cell.name == "thick-add-long" and event.step == 10 and event.kind == "progress":
@@ -37,7 +42,7 @@ class TroubledWorkload(FakeWorkload):
                 if not marker.exists():
                     marker.touch()
                     os.kill(os.getpid(), signal.SIGKILL)
-            yield event
+            answer = yield event
 
 
 def main() -> int:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +20,9 @@ DEFAULTS: dict[str, Json] = {
 }  # fmt: skip
 
 
+WISHES = ("", "save", "stop")
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FakeEvent:
     """Satisfies `orchestrator.workload.Event`."""
@@ -30,6 +34,7 @@ class FakeEvent:
     artifacts: Mapping[str, bytes] = field(default_factory=dict)
     save: Callable[[Path], None] | None = None
     best: bool = False
+    wish: str = ""
 
 
 class FakeWorkload:
@@ -60,23 +65,33 @@ class FakeWorkload:
     def preflight(self, spec: Spec) -> Sequence[Problem]:
         return [Problem(where="data", message="the folder 'broken' holds no data")] if spec.data == "broken" else []
 
-    def train(self, spec: Spec, resume: Path | None, *, cpus: int) -> Iterator[FakeEvent]:
+    def train(self, spec: Spec, resume: Path | None, *, cpus: int) -> Generator[FakeEvent, str | None, None]:
         s, total = spec.settings, spec.settings["steps"]
         state: dict[str, Json] = {"step": 0, "value": 1.0, "best": 1e9}
         if resume is not None:
             state = json.loads((resume / "state.json").read_text())
+        own = 0
         for step in range(state["step"] + 1, total + 1):
             time.sleep(s["sleep"])
             if step == s["fail_at"] and (not s["fail_while"] or Path(s["fail_while"]).exists()):
                 raise RuntimeError(f"{spec.cell.name} fails at step {step}, as asked")
             draw = hashlib.sha256(f"{spec.seed}:{step}".encode()).digest()[0] / 255
             state.update(step=step, value=state["value"] * (1 - s["rate"] / 4) + 0.01 * draw)
+            own = max(own, WISHES.index((yield FakeEvent(kind="step", step=step, total=total)) or ""))
+            wish, own = WISHES[_largest(own)], 0
+            events, best = [], False
             if step % s["interval"] == 0 or step == total:
                 best, state["best"] = state["value"] < state["best"], min(state["best"], state["value"])
-                text = json.dumps(state)
-                yield FakeEvent(kind="progress", step=step, total=total, metrics={"train/loss": state["value"]})
-                yield FakeEvent(kind="validated", step=step, total=total, metrics={"val/mIoU": _score(state["value"])})
-                yield FakeEvent(kind="checkpoint", step=step, total=total, best=best, save=_saver(text))
+                loss, score = {"train/loss": state["value"]}, {"val/mIoU": _score(state["value"])}
+                events = [FakeEvent(kind="progress", step=step, total=total, metrics=loss),
+                          FakeEvent(kind="validated", step=step, total=total, metrics=score)]  # fmt: skip
+            if events or wish:
+                save = _saver(json.dumps(state))
+                events += [FakeEvent(kind="checkpoint", step=step, total=total, best=best, save=save, wish=wish)]
+            for event in events:
+                own = max(own, WISHES.index((yield event) or ""))
+            if wish == "stop":
+                return
         yield FakeEvent(kind="finished", step=total, total=total, metrics={"train/loss": state["value"]})
 
     def evaluate(self, spec: Spec, checkpoint: Path, *, cpus: int) -> Iterator[FakeEvent]:
@@ -93,6 +108,20 @@ class FakeWorkload:
 
     def facts(self, cell: Cell) -> Facts:
         return Facts()
+
+
+def _largest(wish: int) -> int:
+    """The largest wish over the process group that Ray Train made; the own one where there is none."""
+    if "torch" not in sys.modules:
+        return wish
+    import torch
+    from torch import distributed
+
+    if not distributed.is_initialized():
+        return wish
+    shared = torch.tensor(wish)
+    distributed.all_reduce(shared, distributed.ReduceOp.MAX)
+    return int(shared)
 
 
 def _score(value: float) -> float:
