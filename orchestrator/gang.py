@@ -13,6 +13,7 @@ from orchestrator.failures import Judge, explain
 from orchestrator.ledger import Ledger
 from orchestrator.plan import PlannedTrial
 from orchestrator.raystart import LOCAL
+from orchestrator.scratch import Scratch
 from orchestrator.storage import Storage
 from orchestrator.triallog import read_tail
 from orchestrator.worker import Assignment, train_on_worker
@@ -53,6 +54,9 @@ def run_gang(
     resources = {"CPU": float(planned.cpus_per_worker)}
     if planned.gpus_per_worker:
         resources["GPU"] = planned.gpus_per_worker
+    # Ray Train uploads no checkpoint of ours, so nothing but its controller, beside this driver, needs this folder: it
+    # is neither kept nor shared by the nodes, and an outage of the storage does not reach it.
+    scratch = Scratch("train")
     make: Any = _LeanTrainer
     trainer = make(
         loop,
@@ -62,7 +66,7 @@ def run_gang(
         run_config=_train.RunConfig(
             # Unique per attempt: Ray Train resumes by name, and our own checkpoints are the only truth.
             name=f"trials/{planned.key}/{assignment.lease:06d}-{time.time_ns():x}",
-            storage_path=f"{assignment.settings.storage}/ray",
+            storage_path=str(scratch.path),
             failure_config=_train.FailureConfig(max_failures=max_failures),
             callbacks=[Judge()],
             logging_config=_train.LoggingConfig(log_level="ERROR"),
@@ -77,3 +81,5 @@ def run_gang(
         known = (Ledger(storage).progress(planned.key) or {}).get("metrics") or {}
         ending = f"\nlast lines of the log of worker {rank}:\n{tail}" if tail else ""
         return dict(known), f"{planned.spec.cell.name}: {reason}{ending}"
+    finally:
+        scratch.close()

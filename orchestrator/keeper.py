@@ -32,6 +32,7 @@ class _Parcel:
     step: int
     metrics: Mapping[str, float]
     best: bool
+    info: Mapping[str, Json]
 
 
 class Keeper:
@@ -57,14 +58,27 @@ class Keeper:
         self._thread = threading.Thread(target=self._work, name="hrgrid-keeper", daemon=True)
         self._thread.start()
 
-    def take(self, save: Callable[[Path], None], step: int, metrics: Mapping[str, float], *, best: bool) -> None:
-        """Save a state locally and queue its upload; raises StorageError when the last three uploads all failed."""
+    def take(
+        self,
+        save: Callable[[Path], None],
+        step: int,
+        metrics: Mapping[str, float],
+        *,
+        best: bool,
+        info: Mapping[str, Json] | None = None,
+    ) -> None:
+        """Save a state locally and queue its upload; raises StorageError when the last three uploads all failed.
+
+        `info` goes into this checkpoint's manifest, beside what goes into every one.
+        """
         self._raise_if_lost()
         folder = self._root / f"{step:08d}"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         save(folder)
-        parcel = _Parcel(folder=folder, step=step, metrics=dict(metrics), best=best)
+        parcel = _Parcel(
+            folder=folder, step=step, metrics=dict(metrics), best=best, info={**self._info, **(info or {})}
+        )
         with self._changed:
             dropped = [old for old in self._waiting if best or not old.best]
             self._waiting = [*(old for old in self._waiting if old not in dropped), parcel]
@@ -115,7 +129,7 @@ class Keeper:
         """Return an empty string, or why the checkpoint could not be stored."""
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                self._store.save(parcel.folder, parcel.step, parcel.metrics, best=parcel.best, info=self._info)
+                self._store.save(parcel.folder, parcel.step, parcel.metrics, best=parcel.best, info=parcel.info)
                 self._store.prune()
                 return ""
             except Exception as error:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import psutil
@@ -21,6 +22,7 @@ from orchestrator.errors import ClusterError
 from orchestrator.ledger import Entry, Ledger
 from orchestrator.plan import Plan, PlannedTrial
 from orchestrator.raystart import SLOTS, connect
+from orchestrator.scratch import Scratch
 from orchestrator.settings import Settings
 from orchestrator.storage import Storage
 from orchestrator.tracking import Tracker
@@ -215,7 +217,9 @@ class _Tuning:
         self._grid: Any = None
         self._failure: BaseException | None = None
         self._trials = plan.to_run
-        self._tuner = _tuner(workload, plan, settings, options, self._stop)
+        # Nothing of Ray's is kept: the ledger knows what is done, and an outage of the storage must not reach Ray.
+        self._scratch = Scratch("tune")
+        self._tuner = _tuner(workload, plan, settings, options, self._stop, self._scratch.path)
         self._thread = threading.Thread(target=self._fit, name="hrgrid-tune", daemon=True)
 
     def start(self) -> None:
@@ -249,10 +253,13 @@ class _Tuning:
         except BaseException as error:
             self._failure = error
         finally:
+            self._scratch.close()
             self._done.set()
 
 
-def _tuner(workload: Workload, plan: Plan, settings: Settings, options: RunOptions, stop: threading.Event) -> Any:
+def _tuner(
+    workload: Workload, plan: Plan, settings: Settings, options: RunOptions, stop: threading.Event, folder: Path
+) -> Any:
     import ray
     from ray import tune
 
@@ -279,7 +286,7 @@ def _tuner(workload: Workload, plan: Plan, settings: Settings, options: RunOptio
         ),
         run_config=tune.RunConfig(
             name=f"tune-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}",
-            storage_path=f"{settings.storage}/ray",
+            storage_path=str(folder),
             verbose=0,
             stop=_stopper(stop),
             failure_config=tune.FailureConfig(max_failures=1),

@@ -30,14 +30,18 @@ def test_what_is_taken_can_be_downloaded_after_finish(tmp_path: Path) -> None:
     keeper, store = _keeper(tmp_path)
     keeper.take(_state("two"), 2, {"val/mIoU": 1.0}, best=True)
     keeper.finish()
-    keeper.take(_state("four"), 4, {"val/mIoU": 0.5}, best=False)
+    keeper.take(_state("four"), 4, {"val/mIoU": 0.5}, best=False, info={"unsent": [1]})
     keeper.finish()
     keeper.close()
     last, best = store.latest(tmp_path / "last"), store.best(tmp_path / "best")
     assert last is not None
     assert best is not None
-    assert (last.step, (last.path / "state.txt").read_text(), last.info) == (4, "four", {"host": "here"})
-    assert (best.step, best.metrics) == (2, {"val/mIoU": 1.0})
+    assert (last.step, (last.path / "state.txt").read_text(), last.info) == (
+        4,
+        "four",
+        {"host": "here", "unsent": [1]},
+    )
+    assert (best.step, best.metrics, best.info) == (2, {"val/mIoU": 1.0}, {"host": "here"})
 
 
 def test_a_slow_storage_makes_nobody_wait_and_keeps_the_newest_and_the_best(tmp_path: Path) -> None:

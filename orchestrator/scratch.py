@@ -1,0 +1,82 @@
+"""Folders of this machine that one process needs for a while; those of a process that is gone are swept.
+
+A folder is locked by the process that made it for as long as it lives, so that no sweep ever takes a living one's,
+whatever became of process numbers and in whichever container it runs.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Final
+
+__all__ = ["Scratch", "sweep_scratch"]
+
+PREFIX: Final = "hrgrid-scratch-"
+YOUNG_SECONDS: Final = 60.0
+"""A folder younger than this is left alone: its process may be about to lock it."""
+
+
+class Scratch:
+    """An empty folder below the machine's temporary folder, deleted by `close` or at the end of a `with`."""
+
+    def __init__(self, kind: str) -> None:
+        """`kind`: what it is for, a part of its name."""
+        self.path: Final = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{kind}-"))
+        self._lock = _locked(self.path)
+
+    def close(self) -> None:
+        """Delete the folder with everything in it."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        self.leave()
+
+    def leave(self) -> None:
+        """Keep the folder, for a person or a later sweep."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def __enter__(self) -> Path:
+        return self.path
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def sweep_scratch(*, older_than: float = YOUNG_SECONDS) -> list[Path]:
+    """Delete this user's folders whose process is gone; `older_than`: seconds since they were last written."""
+    swept = []
+    for folder in sorted(Path(tempfile.gettempdir()).glob(f"{PREFIX}*")):
+        try:
+            found = folder.lstat()
+        except OSError:
+            continue
+        if found.st_uid != os.getuid() or time.time() - found.st_mtime < older_than:
+            continue
+        lock = _locked(folder)
+        if lock is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+            os.close(lock)
+            swept.append(folder)
+    return swept
+
+
+def _locked(folder: Path) -> int | None:
+    """Return the descriptor that holds the lock of a folder, or None when another process has it."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
