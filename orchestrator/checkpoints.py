@@ -53,6 +53,8 @@ class CheckpointStore:
     key: str
     warn: Callable[[str], None] = _log.warning
     """Told, in one sentence, of every checkpoint that is passed over because it is damaged."""
+    guard: Callable[[], None] = lambda: None
+    """Called before anything is changed, and again before the manifest; raises when the writer's lease has ended."""
 
     def save(
         self,
@@ -67,10 +69,12 @@ class CheckpointStore:
         files = [_described(folder, file) for file in sorted(folder.rglob("*")) if file.is_file()]
         if not files:
             raise StorageError(f"the checkpoint folder {folder} of trial {self.key} is empty; nothing was saved")
+        self.guard()
         target = self._path(step)
         if self.storage.exists(f"{target}/{MANIFEST}"):
             self._remove(step)
         self.storage.upload(folder, target)
+        self.guard()
         document = {"format": FORMAT, "key": self.key, "step": step, "metrics": dict(metrics), "best": best}
         self.storage.write_json(f"{target}/{MANIFEST}", {**document, "info": dict(info or {}), "files": files})
 

@@ -3,6 +3,7 @@
 OrchestratorError
 +-- UsageError       a filter, override, name or option that cannot be
 +-- StorageError     a storage location that cannot be read or written
++-- LeaseLostError   another launch has taken over the trial
 +-- TrackingError    the MLflow store or server cannot be reached or refuses
 +-- ClusterError     no cluster, a cluster that cannot hold a gang, a job that is not there
 +-- TrialError       one cell's training failed (carries the end of its log)
@@ -10,7 +11,9 @@ OrchestratorError
 
 from __future__ import annotations
 
-__all__ = ["ClusterError", "OrchestratorError", "StorageError", "TrackingError", "TrialError", "UsageError"]
+__all__ = [
+    "ClusterError", "LeaseLostError", "OrchestratorError", "StorageError", "TrackingError", "TrialError", "UsageError",
+]  # fmt: skip
 
 
 class OrchestratorError(ValueError):
@@ -23,6 +26,10 @@ class UsageError(OrchestratorError):
 
 class StorageError(OrchestratorError):
     """A storage location that cannot be read or written."""
+
+
+class LeaseLostError(OrchestratorError):
+    """Another launch has taken over the trial; this one must stop and write nothing more."""
 
 
 class TrackingError(OrchestratorError):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from orchestrator.checkpoints import CheckpointStore
-from orchestrator.errors import StorageError
+from orchestrator.errors import LeaseLostError, StorageError
 from orchestrator.workload import Json
 
 __all__ = ["Keeper"]
@@ -132,6 +132,8 @@ class Keeper:
                 self._store.save(parcel.folder, parcel.step, parcel.metrics, best=parcel.best, info=parcel.info)
                 self._store.prune()
                 return ""
+            except LeaseLostError as error:
+                return str(error)  # rank 0 ends the training; the trial's checkpoints are another launch's now
             except Exception as error:
                 _log.warning("checkpoint %d: attempt %d of %d: %s", parcel.step, attempt, ATTEMPTS, error)
                 reason = str(error) or type(error).__name__

@@ -1,35 +1,37 @@
 """What is known of every trial, in storage: the only truth about what is done. One small JSON file per fact.
 
-benchmarks/<name>.json          the cells of a benchmark, merged over launches
-trials/<key>/spec.json          what the trial is
-trials/<key>/progress.json      how far it is, rewritten while it runs
-trials/<key>/result.json        how it ended
-trials/<key>/leases/<n>.json    who trains it now: the highest number holds
+benchmarks/<name>/<n>-<hash>.json      cells that a launch has added to a benchmark; never changed
+trials/<key>/spec.json                 what the trial is
+trials/<key>/progress.json             how far it is, rewritten while it runs
+trials/<key>/result.json               how it ended
+trials/<key>/leases/<n>.json           who trains it now: the highest number holds (orchestrator/leases.py)
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 from orchestrator.checkpoints import CheckpointStore
-from orchestrator.errors import UsageError
+from orchestrator.errors import LeaseLostError, UsageError
+from orchestrator.leases import FRESH_SECONDS, Lease, Leases
 from orchestrator.storage import Storage
 from orchestrator.workload import Cell, Json, Spec
 
-__all__ = ["FRESH_SECONDS", "Entry", "Ledger", "State", "TrialRecord"]
+__all__ = ["FRESH_SECONDS", "Entry", "Lease", "Ledger", "State", "TrialRecord"]
 
 State = Literal["new", "running", "interrupted", "finished", "failed", "stopped"]
 
-FRESH_SECONDS = 60.0
-"""Progress or a lease older than this belongs to a process that is gone."""
+_T = TypeVar("_T")
 
 _THREADS = 16
+_TRIES = 5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,23 +85,30 @@ class Ledger:
 
     def benchmark(self, name: str) -> list[Entry]:
         """Return a benchmark's trials in the order they were added; empty when there is none of this name."""
-        document = self.storage.find_json(f"benchmarks/{name}.json") or {"cells": []}
-        return [Entry(**cell) for cell in document["cells"]]
+        documents = self._all(self.storage.read_json, self._additions(name))
+        known: dict[str, Entry] = {}
+        for cell in (cell for document in documents for cell in document["cells"]):
+            known.setdefault(cell["key"], Entry(**cell))
+        return list(known.values())
 
     def benchmarks(self) -> list[str]:
         """Return the names of all benchmarks."""
-        return [name.removesuffix(".json") for name in self.storage.list("benchmarks") if name.endswith(".json")]
+        return self.storage.list("benchmarks")
 
     def add_benchmark(self, name: str, entries: Iterable[Entry]) -> None:
-        """Add trials to a benchmark's list; one that is there already (same key) is kept as it is."""
-        wanted = list(entries)
-        for _ in range(5):  # two launches that write at the same moment: the loser sees its trials missing
-            known = {entry.key: entry for entry in self.benchmark(name)}
-            if all(entry.key in known for entry in wanted):
-                return
-            merged = [*known.values(), *{e.key: e for e in wanted if e.key not in known}.values()]
-            cells = [dataclasses.asdict(entry) for entry in merged]
-            self.storage.write_json(f"benchmarks/{name}.json", {"name": name, "cells": cells})
+        """Add trials to a benchmark's list; one that is there already (same key) is kept as it is.
+
+        Nothing is ever rewritten: launches that add at the same moment cannot lose one another's trials.
+        """
+        known = {entry.key for entry in self.benchmark(name)}
+        number = len(self._additions(name)) + 1
+        new = {entry.key: entry for entry in entries if entry.key not in known}
+        if not new:
+            return
+        cells = [dataclasses.asdict(entry) for entry in new.values()]
+        content = (json.dumps({"name": name, "cells": cells}, indent=1) + "\n").encode()
+        digest = hashlib.sha256(content).hexdigest()[:12]
+        self.storage.create_exclusive(f"benchmarks/{name}/{number:06d}-{digest}.json", content)
 
     def write_spec(self, key: str, spec: Spec) -> None:
         """Record what a trial is."""
@@ -113,15 +122,38 @@ class Ledger:
         cell, reasons = Cell(**document.pop("cell")), tuple(document.pop("not_comparable"))
         return Spec(cell=cell, free=tuple(document.pop("free", ())), not_comparable=reasons, **document)
 
-    def write_progress(self, key: str, document: Mapping[str, Json]) -> None:
-        """Record how far a trial is; `updated` (epoch seconds) is filled in when it is not given."""
-        self.storage.write_json(f"trials/{key}/progress.json", {"updated": self.clock(), **document})
+    def write_progress(self, key: str, document: Mapping[str, Json], *, lease: int | None = None) -> None:
+        """Record how far a trial is; `updated` (epoch seconds) is filled in when it is not given.
 
-    def write_result(self, key: str, document: Mapping[str, Json]) -> None:
-        """Record how a trial ended: `state` finished, failed or stopped; `ended` is filled in when not given."""
+        With the lease that it is written under: raises LeaseLostError, and writes nothing, if that has ended.
+        """
+        more: Mapping[str, Json] = {}
+        if lease is not None:
+            self.leases.require(key, lease)
+            more = {"lease": lease}
+        self.storage.write_json(f"trials/{key}/progress.json", {"updated": self.clock(), **document, **more})
+
+    def write_result(self, key: str, document: Mapping[str, Json], *, lease: int | None = None) -> None:
+        """Record how a trial ended: `state` finished, failed or stopped; `ended` is filled in when not given.
+
+        With the lease that it is written under: raises LeaseLostError, and writes nothing, if that has ended.
+        """
         if document.get("state") not in ("finished", "failed", "stopped"):
             raise ValueError(f"a result's state is finished, failed or stopped, not {document.get('state')!r}")
-        self.storage.write_json(f"trials/{key}/result.json", {"ended": self.clock(), **document})
+        path, document = f"trials/{key}/result.json", {"ended": self.clock(), **document}
+        if lease is None:
+            self.storage.write_json(path, document)
+            return
+        content = (json.dumps({**document, "lease": lease}, indent=1) + "\n").encode()
+        for _ in range(_TRIES):
+            # Read first: who is stopped between the check and the write finds that the result has changed meanwhile.
+            before = self.storage.find_stored(path)
+            self.leases.require(key, lease)
+            if before is None and self.storage.create_exclusive(path, content):
+                return
+            if before is not None and self.storage.replace(path, content, before.version):
+                return
+        raise LeaseLostError(f"others write the result of trial {key} at the same time; this launch writes none")
 
     def write_picture(self, key: str, name: str, content: bytes) -> None:
         """Keep a picture of the evaluation, PNG or JPEG, for reports."""
@@ -163,44 +195,38 @@ class Ledger:
     def trials(self, keys: Iterable[str]) -> dict[str, TrialRecord]:
         """Return the records of many trials, read at the same time; one that was never seen has state `new`."""
         names = list(dict.fromkeys(keys))
-        with ThreadPoolExecutor(_THREADS) as pool:
-            return dict(zip(names, pool.map(self.trial, names), strict=True))
+        return dict(zip(names, self._all(self.trial, names), strict=True))
+
+    @property
+    def leases(self) -> Leases:
+        """Who trains which trial now."""
+        return Leases(self.storage, self.clock)
 
     def claim(self, key: str, owner: str) -> int | None:
-        """Take the lease of a trial; returns its number, or None while somebody else holds it.
-
-        A lease that was released, or that neither `renew` nor a progress has refreshed for 60 seconds, may be taken
-        over. Of several who try at once exactly one gets it.
-        """
-        folder = f"trials/{key}/leases"
-        numbers = [int(name.removesuffix(".json")) for name in self.storage.list(folder)]
-        last = max(numbers, default=0)
-        if last and self._held(key, last):
-            return None
-        document = {"owner": owner, "renewed": self.clock(), "released": False}
-        taken = self.storage.create_exclusive(f"{folder}/{last + 1:06d}.json", json.dumps(document).encode())
-        return last + 1 if taken else None
+        """Take the lease of a trial; returns its number, or None while somebody else holds it. See `Leases.claim`."""
+        return self.leases.claim(key, owner)
 
     def renew(self, key: str, owner: str, lease: int) -> bool:
-        """Refresh a lease; returns False when somebody has taken it over, and then writes nothing."""
-        return self._rewrite(key, lease, {"owner": owner, "renewed": self.clock(), "released": False})
+        """Refresh a lease; returns False when it has ended: its holder must stop and write nothing more."""
+        return self.leases.renew(key, owner, lease)
+
+    def holds(self, key: str, lease: int) -> bool:
+        """Tell whether a lease has not ended."""
+        return self.leases.holds(key, lease)
 
     def release(self, key: str, owner: str, lease: int) -> None:
         """Give a lease back."""
-        self._rewrite(key, lease, {"owner": owner, "renewed": self.clock(), "released": True})
+        self.leases.release(key, owner, lease)
 
-    def _rewrite(self, key: str, lease: int, document: Mapping[str, Json]) -> bool:
-        if self.storage.exists(f"trials/{key}/leases/{lease + 1:06d}.json"):
-            return False
-        self.storage.write_json(f"trials/{key}/leases/{lease:06d}.json", document)
-        return True
+    def _additions(self, name: str) -> list[str]:
+        return [f"benchmarks/{name}/{file}" for file in self.storage.list(f"benchmarks/{name}")]
 
-    def _held(self, key: str, lease: int) -> bool:
-        document = self.storage.read_json(f"trials/{key}/leases/{lease:06d}.json")
-        if document["released"]:
-            return False
-        seen = max(document["renewed"], (self.progress(key) or {}).get("updated", 0.0))
-        return bool(self.clock() - seen < FRESH_SECONDS)
+    def _all(self, read: Callable[[str], _T], names: Sequence[str]) -> list[_T]:
+        """Read many things at the same time."""
+        if len(names) < 2:
+            return [read(name) for name in names]
+        with ThreadPoolExecutor(min(_THREADS, len(names))) as pool:
+            return list(pool.map(read, names))
 
     def _state(self, progress: Mapping[str, Json] | None, result: Mapping[str, Json] | None) -> State:
         if result is not None and result["state"] == "finished":
@@ -208,7 +234,8 @@ class Ledger:
         updated = -1.0 if progress is None else float(progress["updated"])
         ended = -1.0 if result is None else float(result["ended"])
         if progress is not None and updated > ended:
-            return "running" if self.clock() - updated < FRESH_SECONDS else "interrupted"
+            # A sign of life from the future is of a clock that is wrong; then the lease tells, when it is asked for.
+            return "running" if abs(self.clock() - updated) < FRESH_SECONDS else "interrupted"
         if result is None:
             return "new"
         state: State = result["state"]

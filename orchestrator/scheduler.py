@@ -140,6 +140,10 @@ class _Watch:
         mine = result is not None and result.get("owner") == self._options.owner and result["ended"] >= self._began
         return result if mine else None
 
+    def finished(self, key: str) -> bool:
+        """Tell whether the trial is finished, whoever did it."""
+        return self._ledger.state(key) == "finished"
+
     def _one(self, trial: PlannedTrial) -> TrialProgress:
         key, cell = trial.key, trial.spec.cell.name
         if key in self._ended:
@@ -347,7 +351,8 @@ def _outcome(trial: PlannedTrial, watch: _Watch) -> TrialOutcome:
         )
     result = watch.results.get(key)
     if result is None:
-        return TrialOutcome(key=key, cell=cell, state="skipped", error="another launch is training it")
+        reason = "another launch has finished it" if watch.finished(key) else "another launch is training it"
+        return TrialOutcome(key=key, cell=cell, state="skipped", error=reason)
     return TrialOutcome(
         key=key,
         cell=cell,

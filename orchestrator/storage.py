@@ -6,25 +6,35 @@ from the standard AWS environment of whichever process uses it, so that no pickl
 
 from __future__ import annotations
 
+import errno
 import json
 import os
-import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from orchestrator.errors import StorageError
+from orchestrator.localdisk import LocalDisk, Stored
 from orchestrator.settings import absolute_uri
 from orchestrator.workload import Json
 
 if TYPE_CHECKING:
     from botocore.client import BaseClient
 
-__all__ = ["Storage"]
+__all__ = ["Storage", "Stored"]
+
+CONNECT_SECONDS: Final = 5.0
+READ_SECONDS: Final = 20.0
+ATTEMPTS: Final = 3
+"""A request to S3 that nobody answers is given up after a minute at most. Who has more patience tries again."""
+
+LEFTOVER_SECONDS: Final = 86400.0
+"""What a writer began and did not touch for a day is not going to be ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +74,19 @@ class Storage:
 
     def read_json(self, path: str) -> Json:
         """Return a JSON file's value; raises StorageError when it is not there or no JSON."""
-        return self._parsed(path, self.read_bytes(path))
+        return self.parsed(path, self.read_bytes(path))
 
     def find_json(self, path: str) -> Json | None:
         """Return a JSON file's value, or None when it is not there; raises StorageError when it is no JSON."""
         content = self.find_bytes(path)
-        return None if content is None else self._parsed(path, content)
+        return None if content is None else self.parsed(path, content)
+
+    def parsed(self, path: str, content: bytes) -> Json:
+        """Return the JSON value of a file's content; raises StorageError that names the file when it is none."""
+        try:
+            return json.loads(content)
+        except ValueError as error:
+            raise StorageError(f"{self.uri}/{path} is no JSON ({error}); delete or restore the file") from error
 
     def write_json(self, path: str, value: Json) -> None:
         """Write a value as indented JSON, atomically."""
@@ -112,27 +129,54 @@ class Storage:
             raise StorageError(f"{self.uri}/{path} is not there or empty")
 
     def create_exclusive(self, path: str, content: bytes) -> bool:
-        """Write a file only if none is there; of several who try at once exactly one gets True."""
+        """Write a file only if none is there; of several who try at once exactly one gets True.
+
+        No two who try may have the same content: who finds the own one there has written it in a request before,
+        whose answer was lost.
+        """
         with self._explained("write", path):
-            return self._backend.create(path, content)
+            return self._backend.create(path, content) or self._backend.read(path) == content
+
+    def find_stored(self, path: str) -> Stored | None:
+        """Return a file's content with its version and its age by the storage's clock, or None."""
+        with self._explained("read", path):
+            return self._backend.stored(path)
+
+    def replace(self, path: str, content: bytes, version: str) -> bool:
+        """Write a file only if it has the version that was read; of several who try at once exactly one gets True.
+
+        No two who try may have the same content, as for `create_exclusive`.
+        """
+        with self._explained("write", path):
+            return self._backend.replace(path, content, version) or self._backend.read(path) == content
+
+    def sweep(self, path: str, age: float = LEFTOVER_SECONDS) -> int:
+        """Delete what killed writers left half written below a folder, older than `age` seconds; return how many."""
+        with self._explained("sweep", path):
+            return self._backend.sweep(path, age)
 
     def check(self) -> None:
-        """Write, read and delete a marker; raises StorageError that names the location and the reason."""
+        """Write, read and delete a marker; raises StorageError that names the location and the reason.
+
+        The marker is also written again under conditions that do not hold: a service that ignores them would let two
+        launches train the same cell.
+        """
         marker, content = f".hrgrid-check-{uuid.uuid4().hex[:12]}", b"hrgrid"
-        self.write_bytes(marker, content)
-        if self.read_bytes(marker) != content:
-            raise StorageError(f"the storage {self.uri} does not give back what was written to it; take another one")
+        self.create_exclusive(marker, content)
+        again = self.create_exclusive(marker, b"again") or self.replace(marker, b"other", '"of-nothing"')
+        found = self.read_bytes(marker)
         self.delete(marker)
+        if again:
+            raise StorageError(
+                f"the storage {self.uri} ignores the conditions If-None-Match and If-Match of a write, without which "
+                "two launches could train the same cell; take another storage, or a newer release of its server"
+            )
+        if found != content:
+            raise StorageError(f"the storage {self.uri} does not give back what was written to it; take another one")
 
     @property
     def _backend(self) -> _Backend:
-        return _Local(Path(self.uri)) if self.is_local else _S3(self.uri)
-
-    def _parsed(self, path: str, content: bytes) -> Json:
-        try:
-            return json.loads(content)
-        except ValueError as error:
-            raise StorageError(f"{self.uri}/{path} is no JSON ({error}); delete or restore the file") from error
+        return LocalDisk(Path(self.uri)) if self.is_local else _S3(self.uri)
 
     @contextmanager
     def _explained(self, verb: str, path: str) -> Iterator[None]:
@@ -142,7 +186,8 @@ class Storage:
         try:
             yield
         except OSError as error:
-            raise StorageError(f"cannot {verb} {where}: {error.strerror or error}") from error
+            advice = _ADVICE.get(error.errno or 0, "")
+            raise StorageError(f"cannot {verb} {where}: {error.strerror or error}{advice}") from error
         except Exception as error:
             reason = _s3_reason(error, where)
             if reason is None:
@@ -150,8 +195,15 @@ class Storage:
             raise StorageError(f"cannot {verb} {where}: {reason}") from error
 
 
+_FULL = "; free some space (what was written before is intact), or give another --storage"
+_CLOSED = "; give another --storage, or make this one writable for you"
+_ADVICE: Final = {errno.ENOSPC: _FULL, errno.EDQUOT: _FULL, errno.EROFS: _CLOSED, errno.EACCES: _CLOSED}
+"""Error number of the system to what a person can do."""
+
+
 class _Backend(Protocol):
     def read(self, path: str) -> bytes | None: ...
+    def stored(self, path: str) -> Stored | None: ...
     def write(self, path: str, content: bytes) -> None: ...
     def exists(self, path: str) -> bool: ...
     def names(self, path: str) -> set[str]: ...
@@ -160,92 +212,8 @@ class _Backend(Protocol):
     def put_file(self, file: Path, path: str) -> None: ...
     def get_file(self, path: str, file: Path) -> None: ...
     def create(self, path: str, content: bytes) -> bool: ...
-
-
-@dataclass(frozen=True, slots=True)
-class _Local:
-    root: Path
-
-    def read(self, path: str) -> bytes | None:
-        try:
-            return (self.root / path).read_bytes()
-        except FileNotFoundError:
-            return None
-
-    def write(self, path: str, content: bytes) -> None:
-        with self._replacing(path) as temporary:
-            _write_synced(temporary, content)
-
-    def exists(self, path: str) -> bool:
-        return (self.root / path).is_file()
-
-    def names(self, path: str) -> set[str]:
-        try:
-            return {name for name in os.listdir(self.root / path) if not name.startswith(".tmp-")}
-        except FileNotFoundError:
-            return set()
-
-    def walk(self, path: str) -> Iterator[str]:
-        folder = self.root / path
-        for file in sorted(folder.rglob("*")):
-            if file.is_file() and not file.name.startswith(".tmp-"):
-                yield file.relative_to(folder).as_posix()
-
-    def delete(self, path: str) -> None:
-        target = self.root / path
-        if target.is_dir():
-            shutil.rmtree(target)
-        else:
-            target.unlink(missing_ok=True)
-
-    def put_file(self, file: Path, path: str) -> None:
-        with self._replacing(path) as temporary, file.open("rb") as source, temporary.open("wb") as sink:
-            shutil.copyfileobj(source, sink, 1 << 22)
-            sink.flush()
-            os.fsync(sink.fileno())
-
-    def get_file(self, path: str, file: Path) -> None:
-        # Checkpoints have hundreds of megabytes and nobody writes into one: a second name costs neither time nor disk.
-        file.unlink(missing_ok=True)
-        try:
-            os.link(self.root / path, file)
-        except OSError:
-            shutil.copyfile(self.root / path, file)
-
-    def create(self, path: str, content: bytes) -> bool:
-        # A hard link is made only if the name is free, and the name never shows a half-written file.
-        target = self._ready(path)
-        temporary = target.with_name(f".tmp-{uuid.uuid4().hex}")
-        try:
-            _write_synced(temporary, content)
-            os.link(temporary, target)
-        except FileExistsError:
-            return False
-        finally:
-            temporary.unlink(missing_ok=True)
-        return True
-
-    def _ready(self, path: str) -> Path:
-        target = self.root / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        return target
-
-    @contextmanager
-    def _replacing(self, path: str) -> Iterator[Path]:
-        target = self._ready(path)
-        temporary = target.with_name(f".tmp-{uuid.uuid4().hex}")
-        try:
-            yield temporary
-            os.replace(temporary, target)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-
-def _write_synced(file: Path, content: bytes) -> None:
-    with file.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
+    def replace(self, path: str, content: bytes, version: str) -> bool: ...
+    def sweep(self, path: str, age: float) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,13 +229,21 @@ class _S3:
         return f"{prefix}/{path}".strip("/")
 
     def read(self, path: str) -> bytes | None:
+        found = self.stored(path)
+        return None if found is None else found.content
+
+    def stored(self, path: str) -> Stored | None:
         try:
-            content: bytes = _client().get_object(Bucket=self.bucket, Key=self.key(path))["Body"].read()
-            return content
+            answer = _client().get_object(Bucket=self.bucket, Key=self.key(path))
+            content = answer["Body"].read()
         except Exception as error:
             if _code(error) == "NoSuchKey":
                 return None
             raise
+        # Both times are of the service, in whole seconds.
+        now = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
+        age = max(0.0, (now - answer["LastModified"]).total_seconds())
+        return Stored(content=content, version=answer["ETag"], age=age)
 
     def write(self, path: str, content: bytes) -> None:
         _client().put_object(Bucket=self.bucket, Key=self.key(path), Body=content)
@@ -308,12 +284,31 @@ class _S3:
         _client().download_file(self.bucket, self.key(path), str(file))
 
     def create(self, path: str, content: bytes) -> bool:
+        return self._put_if(path, content, IfNoneMatch="*")
+
+    def replace(self, path: str, content: bytes, version: str) -> bool:
+        return self._put_if(path, content, IfMatch=version)
+
+    def sweep(self, path: str, age: float) -> int:
+        # The parts of an upload that was never ended are seen by nobody and paid for every month.
+        pages, swept = _client().get_paginator("list_multipart_uploads"), 0
+        for page in pages.paginate(Bucket=self.bucket, Prefix=self._folder(path)):
+            now = parsedate_to_datetime(page["ResponseMetadata"]["HTTPHeaders"]["date"])
+            for upload in page.get("Uploads", ()):
+                if (now - upload["Initiated"]).total_seconds() > age:
+                    _client().abort_multipart_upload(
+                        Bucket=self.bucket, Key=upload["Key"], UploadId=upload["UploadId"]
+                    )
+                    swept += 1
+        return swept
+
+    def _put_if(self, path: str, content: bytes, **condition: str) -> bool:
         try:
-            _client().put_object(Bucket=self.bucket, Key=self.key(path), Body=content, IfNoneMatch="*")
+            _client().put_object(Bucket=self.bucket, Key=self.key(path), Body=content, **condition)
             return True
         except Exception as error:
-            # The first: somebody has it; the second: somebody is just getting it.
-            if _code(error) in ("PreconditionFailed", "ConditionalRequestConflict"):
+            # Somebody has written it; somebody is just writing it; there is nothing to replace.
+            if _code(error) in ("PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey"):
                 return False
             raise
 
@@ -338,7 +333,13 @@ def _made_client(process: int, environment: tuple[str, ...]) -> BaseClient:
     import boto3
     from botocore.config import Config
 
-    config = Config(retries={"mode": "standard", "max_attempts": 5}, connect_timeout=10, read_timeout=60)
+    config = Config(
+        retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
+        connect_timeout=CONNECT_SECONDS,
+        read_timeout=READ_SECONDS,
+        max_pool_connections=32,
+        tcp_keepalive=True,
+    )
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     client: BaseClient = boto3.session.Session(region_name=region).client("s3", config=config)
     return client
@@ -354,7 +355,7 @@ def _code(error: Exception) -> str | None:
 def _s3_reason(error: Exception, where: str) -> str | None:
     """Return what went wrong in a request to S3 as words, or None if the error is of another kind."""
     from boto3.exceptions import Boto3Error
-    from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
 
     text = str(error)
     if isinstance(error, ClientError):
@@ -364,8 +365,12 @@ def _s3_reason(error: Exception, where: str) -> str | None:
         text = f"{code}: {error.response['Error'].get('Message', '')}"
         if code == "NoSuchBucket":
             text = f"the bucket {where.removeprefix('s3://').split('/')[0]!r} does not exist; create it first"
+        elif code in ("AccessDenied", "403"):
+            text = f"{text.rstrip(': .')}; the credentials in use may not do this"
     elif not isinstance(error, (BotoCoreError, Boto3Error)):
         return None
+    elif isinstance(error, HTTPClientError):
+        text = f"{text.rstrip('.')}; is the service up, and AWS_ENDPOINT_URL right?"
     elif "credentials" in text.lower():
         text = f"{text}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the machine a role"
     return text

@@ -15,7 +15,7 @@ from typing import Final, Literal
 
 import psutil
 
-from orchestrator.errors import StorageError
+from orchestrator.errors import LeaseLostError, StorageError
 from orchestrator.ledger import Ledger
 from orchestrator.plan import PlannedTrial
 from orchestrator.runs import close_run, ending_of, open_run
@@ -90,9 +90,13 @@ def run_trial(
     options = dataclasses.replace(options, owner=options.owner or process_identity())
     cell, key, began = planned.spec.cell.name, planned.key, time.time()
     ledger = Ledger(Storage(settings.storage))
-    lease = _take_lease(ledger, key, options.owner)
+    lease = ledger.claim(key, options.owner)
     if lease is None:
         return TrialOutcome(key=key, cell=cell, state="skipped", error="another launch is training it")
+    if (ledger.result(key) or {}).get("state") == "finished":
+        # Since this launch was planned. Its result was there before its lease was given back.
+        ledger.release(key, options.owner, lease)
+        return TrialOutcome(key=key, cell=cell, state="skipped", error="another launch has finished it")
     tracker = Tracker(settings.tracking, settings.benchmark, artifacts=settings.artifacts)
     run_id = open_run(tracker, planned, settings, options.provenance)
     ledger.write_spec(key, planned.spec)
@@ -108,11 +112,14 @@ def run_trial(
         lease=lease,
         telemetry_seconds=options.telemetry_seconds,
     )
-    with _heartbeat(ledger, assignment):
+    with _heartbeat(ledger, assignment) as lost:
         # Ray Train and torch take seconds to import, which planning and skipping must not pay.
         from orchestrator.gang import run_gang
 
         metrics, error = run_gang(workload, assignment, planned, max_failures=options.max_failures)
+    if lost.is_set() or not ledger.holds(key, lease):
+        # Run, result and lease are the other's now.
+        return TrialOutcome(key=key, cell=cell, state="skipped", error="another launch has taken it over")
     outcome = TrialOutcome(
         key=key,
         cell=cell,
@@ -166,46 +173,46 @@ def close_trial(
             "provenance": dict(options.provenance),
             "untracked": untracked,
         },
+        lease=lease,
     )
     if lease is not None:
         ledger.release(planned.key, options.owner, lease)
 
 
-def _take_lease(ledger: Ledger, key: str, owner: str) -> int | None:
-    """Claim the lease, or go on with the one that this launch already has (its driver process was restarted)."""
-    lease = ledger.claim(key, owner)
-    if lease is not None:
-        return lease
-    progress = ledger.progress(key) or {}
-    mine = int(progress.get("lease") or 0) if progress.get("owner") == owner else 0
-    return mine if mine and ledger.renew(key, owner, mine) else None
-
-
 @contextmanager
-def _heartbeat(ledger: Ledger, assignment: Assignment) -> Iterator[None]:
-    """Keep the lease, and the progress fresh while no worker writes it (before the start, between two attempts)."""
-    ended = threading.Event()
+def _heartbeat(ledger: Ledger, assignment: Assignment) -> Iterator[threading.Event]:
+    """Keep the lease, and the progress fresh while no worker writes it (before the start, between two attempts).
+
+    Yields an event that is set when the lease is lost; rank 0 sees that itself and ends the gang.
+    """
+    ended, lost = threading.Event(), threading.Event()
     start = {
         "state": "running", "phase": "starting", "step": 0, "total": 0, "metrics": {},
         "cell": assignment.spec.cell.name, "run_id": assignment.run_id, "workers": assignment.workers,
         "host": socket.gethostname(), "pid": os.getpid(), "owner": assignment.owner, "lease": assignment.lease,
     }  # fmt: skip
-    ledger.write_progress(assignment.key, start)
+    ledger.write_progress(assignment.key, start, lease=assignment.lease)
 
     def beat() -> None:
         while not ended.wait(HEARTBEAT_SECONDS):
             try:
-                ledger.renew(assignment.key, assignment.owner, assignment.lease)
+                if not ledger.renew(assignment.key, assignment.owner, assignment.lease):
+                    lost.set()
+                    return
                 progress: Mapping[str, Json] = ledger.progress(assignment.key) or start
                 if ledger.clock() - float(progress.get("updated", 0.0)) > 2 * HEARTBEAT_SECONDS:
-                    ledger.write_progress(assignment.key, {**progress, "updated": ledger.clock()})
+                    refreshed = {**progress, "updated": ledger.clock()}
+                    ledger.write_progress(assignment.key, refreshed, lease=assignment.lease)
+            except LeaseLostError:
+                lost.set()
+                return
             except StorageError as error:
                 _log.warning("trial %s: no sign of life: %s", assignment.key, error)
 
     thread = threading.Thread(target=beat, name="hrgrid-heartbeat", daemon=True)
     thread.start()
     try:
-        yield
+        yield lost
     finally:
         ended.set()
         thread.join(30.0)

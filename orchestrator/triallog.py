@@ -80,6 +80,12 @@ class TrialLog(logging.Handler):
         except StorageError as error:
             _log.debug("log not shipped: %s", error)
 
+    def retire(self, reason: str) -> None:
+        """Leave the files in storage to another launch that writes them now; what was not shipped stays here."""
+        _log.warning("%s (its log stays in %s)", reason, self.folder)
+        with self._guard:
+            self._broken = True
+
     def close(self) -> None:
         """Ship what is left, stop taking records, and delete the local files if storage has them."""
         logging.getLogger().removeHandler(self)

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from orchestrator.background import Courier
 from orchestrator.checkpoints import Checkpoint, CheckpointStore
+from orchestrator.errors import LeaseLostError
 from orchestrator.keeper import Keeper
 from orchestrator.ledger import Ledger
 from orchestrator.settings import Settings
@@ -66,6 +67,7 @@ class _Progress:
         }  # fmt: skip
         self._guard = threading.Lock()
         self._end = threading.Event()
+        self._lost: LeaseLostError | None = None
         self._interval = LOCAL_SECONDS if ledger.storage.is_local else REMOTE_SECONDS
         self._thread = threading.Thread(target=self._work, name="hrgrid-progress", daemon=True)
         self._thread.start()
@@ -81,17 +83,25 @@ class _Progress:
         self._thread.join(30.0)
         self._write()
 
+    def require_lease(self) -> None:
+        """Raise LeaseLostError once another launch has taken the trial over."""
+        if self._lost is not None:
+            raise self._lost
+
     def _work(self) -> None:
         self._write()
         while not self._end.wait(self._interval):
             self._write()
-            self._beat()
+            if self._lost is None:
+                self._beat()
 
     def _write(self) -> None:
         with self._guard:
             document = dict(self._document)
         try:
-            self._ledger.write_progress(self._job.key, document)
+            self._ledger.write_progress(self._job.key, document, lease=self._job.lease)
+        except LeaseLostError as error:
+            self._lost = error
         except Exception as error:
             logging.getLogger(__name__).warning("progress not written: %s", error)
 
@@ -109,12 +119,15 @@ class _Desk:
         self.recorder = Recorder(job.settings.tracking, job.run_id, job.start_ms)
         self.courier = Courier("artifacts")
         info = {"run_id": job.run_id, "workers": job.workers, "host": socket.gethostname(), "owner": job.owner}
-        self.keeper = Keeper(CheckpointStore(storage, job.key), info)
+        ledger = Ledger(storage)
+        store = CheckpointStore(storage, job.key, guard=lambda: ledger.leases.require(job.key, job.lease))
+        self.keeper = Keeper(store, info)
         self._next_ship = time.monotonic() + SHIP_SECONDS
-        self.progress = _Progress(Ledger(storage), job, self._beat)
+        self.progress = _Progress(ledger, job, self._beat)
 
     def train_event(self, event: Event) -> None:
         """Record one event of the training."""
+        self.progress.require_lease()
         self.recorder.record(event.metrics, event.step)
         self.progress.update(step=event.step, total=event.total, metrics=_floats(event.metrics))
         self._send_artifacts(event)
@@ -123,6 +136,7 @@ class _Desk:
 
     def evaluation_event(self, event: Event) -> None:
         """Show how far the final evaluation is, and keep its pictures and tables."""
+        self.progress.require_lease()
         self.progress.update(phase="evaluating", evaluated=event.step, to_evaluate=event.total)
         self._send_artifacts(event)
 
@@ -185,6 +199,9 @@ def train_on_worker(workload: Workload, job: Assignment) -> dict[str, float] | N
         if context.get_local_rank() == 0:
             closers.insert(0, _start_telemetry(job, context.get_node_rank(), desk))
         return _train_and_evaluate(workload, job, desk, log, folder)
+    except LeaseLostError as error:
+        log.retire(str(error))
+        raise
     except BaseException as error:
         log.note("".join(traceback.format_exception(error)))
         raise

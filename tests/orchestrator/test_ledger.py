@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from moto.s3.models import s3_backends
 
 from orchestrator.checkpoints import CheckpointStore
-from orchestrator.errors import UsageError
+from orchestrator.errors import LeaseLostError, UsageError
 from orchestrator.identity import trial_key
 from orchestrator.ledger import Entry, Ledger
 from orchestrator.storage import Storage
@@ -95,28 +98,41 @@ def test_a_benchmark_grows_over_launches(ledger: Ledger) -> None:
     assert ledger.benchmarks() == ["b"]
 
 
-def test_a_lease_has_one_holder(ledger: Ledger, clock: Clock) -> None:
+def add_age(storage: Storage, path: str, seconds: float) -> None:
+    """Make a file older by the storage's own clock."""
+    if storage.is_local:
+        file = Path(storage.uri, path)
+        os.utime(file, (file.stat().st_atime, file.stat().st_mtime - seconds))
+        return
+    bucket, _, prefix = storage.uri.removeprefix("s3://").partition("/")
+    ((_, backend),) = [(name, found) for name, found in s3_backends["123456789012"].items() if bucket in found.buckets]
+    backend.buckets[bucket].keys[f"{prefix}/{path}"].last_modified -= timedelta(seconds=seconds)
+
+
+def test_a_lease_has_one_holder(ledger: Ledger) -> None:
     first = ledger.claim("k", "launch-1")
-    assert first is not None
+    assert first == 1
     assert ledger.claim("k", "launch-2") is None
-    clock.now += 50
+    add_age(ledger.storage, "trials/k/leases/000001.json", 50)
     assert ledger.renew("k", "launch-1", first)
-    clock.now += 50
+    add_age(ledger.storage, "trials/k/leases/000001.json", 50)
     assert ledger.claim("k", "launch-2") is None
     ledger.release("k", "launch-1", first)
-    second = ledger.claim("k", "launch-2")
-    assert second is not None
+    assert not ledger.holds("k", first)
     assert not ledger.renew("k", "launch-1", first)
+    second = ledger.claim("k", "launch-2")
+    assert second == 2
+    assert ledger.holds("k", second)
     assert ledger.claim("k", "launch-3") is None
 
 
-def test_a_dead_holder_is_replaced_by_exactly_one(ledger: Ledger, clock: Clock) -> None:
-    ledger.claim("k", "dead")
-    clock.now += 40
-    ledger.write_progress("k", {"step": 1})
-    clock.now += 59
+def test_a_dead_holder_is_replaced_by_exactly_one(ledger: Ledger) -> None:
+    assert ledger.claim("k", "dead") == 1
+    add_age(ledger.storage, "trials/k/leases/000001.json", 100)
+    ledger.write_progress("k", {"step": 1}, lease=1)
+    add_age(ledger.storage, "trials/k/progress.json", 50)
     assert ledger.claim("k", "early") is None
-    clock.now += 1
+    add_age(ledger.storage, "trials/k/progress.json", 11)
     start = threading.Barrier(6)
 
     def attempt(number: int) -> int | None:
@@ -125,3 +141,96 @@ def test_a_dead_holder_is_replaced_by_exactly_one(ledger: Ledger, clock: Clock) 
 
     with ThreadPoolExecutor(6) as pool:
         assert sorted(pool.map(attempt, range(6)), key=str) == [2, None, None, None, None, None]
+
+
+def test_clocks_of_machines_do_not_matter(ledger: Ledger, clock: Clock) -> None:
+    """The storage's clock tells how old a lease is, not those of its holder and of who wants it."""
+    behind, ahead = Ledger(ledger.storage, lambda: 10.0), Ledger(ledger.storage, lambda: 9e9)
+    assert behind.claim("k", "behind") == 1
+    assert ahead.claim("k", "ahead") is None
+    assert ahead.claim("l", "ahead") == 1
+    add_age(ledger.storage, "trials/l/leases/000001.json", 61)
+    assert behind.claim("l", "behind") == 2
+
+
+def test_progress_of_an_earlier_lease_is_no_sign_of_life(ledger: Ledger) -> None:
+    ledger.claim("k", "gone")
+    ledger.release("k", "gone", 1)
+    assert ledger.claim("k", "dead") == 2
+    ledger.write_progress("k", {"step": 1, "lease": 1})
+    add_age(ledger.storage, "trials/k/leases/000002.json", 61)
+    assert ledger.claim("k", "next") == 3
+
+
+def test_a_restarted_driver_gets_a_new_lease_at_once(ledger: Ledger) -> None:
+    assert ledger.claim("k", "launch-1") == 1
+    assert ledger.claim("k", "launch-1") == 2
+    assert not ledger.holds("k", 1)
+    with pytest.raises(
+        LeaseLostError, match=r"a newer driver of this launch \(launch-1\) has taken over trial k; this"
+    ):
+        ledger.write_progress("k", {"step": 1}, lease=1)
+
+
+def test_a_lease_that_was_taken_over_writes_nothing(ledger: Ledger, tmp_path: Path) -> None:
+    lost = ledger.claim("k", "frozen")
+    assert lost is not None
+    add_age(ledger.storage, "trials/k/leases/000001.json", 61)
+    lease = ledger.claim("k", "other")
+    ledger.write_progress("k", {"step": 5}, lease=lease)
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "x").write_text("")
+    store = CheckpointStore(ledger.storage, "k", guard=lambda: ledger.leases.require("k", lost))
+    for write in (
+        lambda: ledger.write_progress("k", {"step": 1}, lease=lost),
+        lambda: ledger.write_result("k", {"state": "failed"}, lease=lost),
+        lambda: store.save(tmp_path / "c", 1, {}),
+    ):
+        with pytest.raises(LeaseLostError, match=r"another launch \(other\) has taken over trial k; this one stops"):
+            write()
+    assert ledger.progress("k") == {"updated": 1000.0, "step": 5, "lease": 2}
+    assert ledger.result("k") is None
+    assert ledger.storage.list("trials/k/checkpoints") == []
+    ledger.release("k", "frozen", lost)
+    assert ledger.holds("k", 2)
+    ledger.write_result("k", {"state": "finished", "metrics": {}}, lease=lease)
+    assert ledger.state("k") == "finished"
+
+
+def test_a_renewal_and_a_take_over_cannot_both_succeed(ledger: Ledger) -> None:
+    def race(key: str) -> tuple[bool, int | None]:
+        ledger.claim(key, "holder")
+        add_age(ledger.storage, f"trials/{key}/leases/000001.json", 61)
+        start = threading.Barrier(2)
+
+        def renew() -> bool:
+            start.wait()
+            return ledger.renew(key, "holder", 1)
+
+        def take() -> int | None:
+            start.wait()
+            return ledger.claim(key, "taker")
+
+        with ThreadPoolExecutor(2) as pool:
+            renewed, taken = pool.submit(renew), pool.submit(take)
+            return renewed.result(), taken.result()
+
+    ended = [race(f"k{number}") for number in range(20)]
+    assert set(ended) <= {(True, None), (False, 2)}
+
+
+def test_launches_that_add_at_the_same_moment_lose_nothing(ledger: Ledger) -> None:
+    start = threading.Barrier(8)
+
+    def add(number: int) -> None:
+        start.wait()
+        ledger.add_benchmark("b", [entry(number), entry(number + 1)])
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(add, range(8)))
+    assert sorted(known.seed for known in ledger.benchmark("b")) == list(range(9))
+
+
+def test_a_clock_ahead_does_not_keep_a_dead_trial_running(ledger: Ledger, clock: Clock) -> None:
+    ledger.write_progress("k", {"step": 1, "updated": clock.now + 3600})
+    assert ledger.state("k") == "interrupted"
