@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from jobs._planning import trial_name
+from jobs._plantable import trial_name
 from jobs._show import console, number
 from orchestrator.plan import PlannedTrial
 

@@ -110,11 +110,28 @@ def add_gangs(parser: argparse.ArgumentParser) -> None:
         help="workers per cell, for all cells or those of a shell pattern; may be repeated; must divide the batch "
         "size (default: as the recipe says, as far as the cluster allows)",
     )
+    group.add_argument(
+        "--gangs",
+        choices=("published", "auto"),
+        default="published",
+        help="workers of cells without a --workers rule: as published (default), or so that the grid ends early",
+    )
+    group.add_argument(
+        "--share-gpus",
+        nargs="?",
+        type=_sharers,
+        const=0,
+        metavar="N",
+        help="let cells of one worker share a GPU where their memory fits: 2 per GPU where measurements say that it "
+        "has room, or N whatever was measured (at the end of a command, or before another option)",
+    )
+    group.add_argument("--price", type=_price, metavar="PER_HOUR", help="price of a GPU-hour, for the plan's total")
     group.add_argument("--cpus-per-worker", type=positive, metavar="N", help="CPU cores of one worker")
     group.add_argument(
         "--cluster",
         metavar="SHAPE",
-        help="plan for this in place of what is there now: 'gpus=8,memory=80', 'cpus=16,workers=4'",
+        help="plan for this in place of what is there now: 'gpus=8,memory=80,kind=H100', 'cpus=16,workers=4'; "
+        "rate=N: 1e9 multiply-accumulates per second and worker, for what was never measured",
     )
     add_address(parser)
 
@@ -188,6 +205,22 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number of 1 or more")
     return int(text)
+
+
+def _sharers(text: str) -> int:
+    if not text.isdecimal() or int(text) < 2:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of trials per GPU; give 2 or more")
+    return int(text)
+
+
+def _price(text: str) -> float:
+    try:
+        price = float(text)
+    except ValueError:
+        price = -1.0
+    if not 0 <= price < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no price; give a number such as 2.5, without a currency")
+    return price
 
 
 def overrides_for(name: str, texts: Sequence[str]) -> dict[str, str]:

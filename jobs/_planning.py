@@ -11,17 +11,20 @@ from pathlib import Path
 from typing import Any
 
 from jobs._options import facets, settings
-from jobs._show import duration, plural, print_table
 from jobs._wiring import HrnetWorkload
 from orchestrator.errors import ClusterError, UsageError
+from orchestrator.estimates import Estimator, measurements
 from orchestrator.grid import Trial, expand, parse_overrides, select
 from orchestrator.ledger import Ledger, TrialRecord
-from orchestrator.plan import Action, ClusterShape, Plan, PlannedTrial, make_plan, measured_rate, parse_cluster
+from orchestrator.plan import ClusterShape, Plan, make_plan, parse_cluster
 from orchestrator.settings import Settings
+from orchestrator.sharing import Sharing
+from orchestrator.sizing import AUTO
 from orchestrator.storage import Storage
+from orchestrator.telemetry import Gpus, device
 from orchestrator.workload import Problem
 
-__all__ = ["Draft", "cluster_shape", "draft", "obstacles", "plan_facts", "print_plan", "require_data", "trial_name"]
+__all__ = ["Draft", "cluster_shape", "draft", "obstacles", "require_data"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,8 +69,10 @@ def _this_machine() -> ClusterShape:
         gpus = torch.cuda.device_count()
         if gpus:
             memory = min(torch.cuda.get_device_properties(i).total_memory for i in range(gpus)) / 1e9
-            return ClusterShape(slots=gpus, kind="GPU", cpus=cpus, gpus=gpus, gpu_memory_gb=round(memory, 1))
-    return ClusterShape(slots=cpus, cpus=cpus)
+            return ClusterShape(
+                slots=gpus, kind="GPU", cpus=cpus, gpus=gpus, gpu_memory_gb=round(memory, 1), device=device(Gpus())
+            )
+    return ClusterShape(slots=cpus, cpus=cpus, device=device(Gpus()))
 
 
 def _ray_cluster(address: str) -> ClusterShape:
@@ -87,7 +92,9 @@ def _ray_cluster(address: str) -> ClusterShape:
         )
     per_gpu = cpus / gpus if gpus else _CPUS_PER_GPU
     total = max(gpus, slots)
-    return ClusterShape(slots=total, kind="GPU", cpus=int(per_gpu * total), gpus=total)
+    models = [name.partition(":")[2] for name in resources if name.startswith("accelerator_type:")]
+    model = models[0] if len(models) == 1 else None
+    return ClusterShape(slots=total, kind="GPU", cpus=int(per_gpu * total), gpus=total, device=model)
 
 
 def draft(args: argparse.Namespace, cluster: ClusterShape, *, free_dead: bool = False) -> Draft:
@@ -105,8 +112,8 @@ def draft(args: argparse.Namespace, cluster: ClusterShape, *, free_dead: bool = 
         from orchestrator.scheduler import free_dead_trials
 
         free_dead_trials(places, [trial.key for trial in trials])
-    records = Ledger(Storage(places.storage)).trials(trial.key for trial in trials)
-    estimates = {trial.key: trial.estimate for trial in trials}
+    ledger = Ledger(Storage(places.storage))
+    records = ledger.trials(trial.key for trial in trials)
     plan = make_plan(
         trials,
         records,
@@ -114,7 +121,9 @@ def draft(args: argparse.Namespace, cluster: ClusterShape, *, free_dead: bool = 
         workers=args.workers,
         cpus_per_worker=args.cpus_per_worker,
         problems=_problems(workload, trials, records) if args.data else {},
-        rate=measured_rate(records, estimates),
+        estimator=Estimator(measurements(ledger, trials, records, workload), cluster),
+        auto_gangs=args.gangs == AUTO,
+        sharing=_sharing(args.share_gpus),
     )
     return Draft(settings=places, workload=workload, trials=tuple(trials), records=records, plan=plan)
 
@@ -131,88 +140,15 @@ def obstacles(plan: Plan) -> list[str]:
     ]
 
 
-def trial_name(trial: PlannedTrial) -> str:
-    """The name that people see: the cell's, with the seed when it is not 0."""
-    return trial.spec.cell.name + (f" seed {trial.spec.seed}" if trial.spec.seed else "")
-
-
-def print_plan(made: Draft) -> None:
-    """Print what will be done with every trial, and for how long."""
-    plan = made.plan
-    columns = ("cell", "action", "workers", "cores", "iterations", "start", "end", "why")
-    rows = [_row(trial) for trial in plan.trials]
-    print_table(columns, rows, right={"workers", "cores", "iterations", "start", "end"})
-    counts = [f"{plan.count(action)} {word}" for action, word in _WORDS.items() if plan.count(action)]
-    print(f"\n{plural(len(plan.trials), 'cell')}: {', '.join(counts)}; cluster: {plan.cluster}")
-    _print_not_comparable(plan)
-    if plan.finish_seconds is not None and plan.to_run:
-        unit = "GPU-hours" if plan.cluster.kind == "GPU" else "worker-hours"
-        bound = duration(plan.bound_seconds)
-        print(f"expected: {duration(plan.finish_seconds)} ({plan.slot_hours:.1f} {unit}; no order is below {bound})")
-    elif plan.to_run:
-        print("expected: unknown until a cell has run here and its speed is measured")
-
-
-def _print_not_comparable(plan: Plan) -> None:
-    """Say before anything starts what will not stand beside the published numbers, as it is too late afterwards."""
-    marked = [trial for trial in plan.trials if trial.spec.not_comparable]
-    reasons = list(dict.fromkeys(reason for trial in marked for reason in trial.spec.not_comparable))
-    if reasons:
-        more = f" and {len(reasons) - _REASONS} more reasons" if len(reasons) > _REASONS else ""
-        print(f"not comparable with the published results: {plural(len(marked), 'cell')}", end="")
-        print(f" ({'; '.join(reasons[:_REASONS])}{more})")
-
-
-def plan_facts(made: Draft) -> dict[str, Any]:
-    """The plan as JSON values."""
-    plan = made.plan
-    return {
-        "benchmark": made.settings.benchmark,
-        "storage": made.settings.storage,
-        "tracking": made.settings.tracking,
-        "cluster": str(plan.cluster),
-        "counts": {action: plan.count(action) for action in _WORDS},
-        "finish_seconds": plan.finish_seconds,
-        "bound_seconds": plan.bound_seconds,
-        "slot_hours": plan.slot_hours,
-        "cells": [_cell_facts(trial) for trial in plan.trials],
-    }
-
-
 _CPUS_PER_GPU = 4
 """Of a cluster that has not started a single worker yet; what the smallest GPU instances of clouds have."""
 
-_REASONS = 3
-"""Reasons shown in a plan; --json has all."""
 
-_WORDS: Mapping[Action, str] = {"run": "to run", "resume": "to resume", "skip": "to skip", "blocked": "blocked"}
-
-
-def _cell_facts(trial: PlannedTrial) -> dict[str, Any]:
-    return {
-        "cell": trial.spec.cell.name,
-        "seed": trial.spec.seed,
-        "key": trial.key,
-        **trial.spec.cell.facets,
-        "action": trial.action,
-        "reason": trial.reason,
-        "workers": trial.workers,
-        "cpus_per_worker": trial.cpus_per_worker,
-        "gpus_per_worker": trial.gpus_per_worker,
-        "iterations": trial.estimate.iterations,
-        "resume_step": trial.resume_step,
-        "memory_gb": trial.estimate.memory_gb * trial.estimate.workers / trial.workers,
-        "seconds": trial.seconds,
-        "start": trial.start,
-        "end": trial.end,
-        "not_comparable": list(trial.spec.not_comparable),
-    }
-
-
-def _row(trial: PlannedTrial) -> Sequence[str]:
-    left = trial.estimate.iterations - (trial.resume_step or 0)
-    needs = (str(trial.workers), str(trial.cpus_per_worker), str(left)) if trial.runs else ("-", "-", "-")
-    return trial_name(trial), trial.action, *needs, duration(trial.start), duration(trial.end), trial.reason
+def _sharing(asked: int | None) -> Sharing | None:
+    """What `--share-gpus` means: 0 stands for the option without a number."""
+    if asked is None:
+        return None
+    return Sharing() if asked == 0 else Sharing(number=asked, measured=False)
 
 
 def _problems(

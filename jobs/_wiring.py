@@ -78,6 +78,7 @@ class HrnetWorkload:
             iterations=recipe.max_iters,
             work=science.gigamacs(recipe),
             memory_gb=science.memory_gb(recipe, recipe.workers),
+            family=recipe.width,
         )
 
     def preflight(self, spec: Spec) -> Sequence[Problem]:

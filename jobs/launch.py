@@ -32,12 +32,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="try the cells on drawn data, small and a few iterations long; without filters all 45",
     )
+    parser.add_argument(
+        "--skip-blocked", action="store_true", help="run the other cells when some are blocked (else nothing starts)"
+    )
     add_yes(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Plan, ask, run, report; exit code 1 if a cell failed, 2 if something keeps a cell from running."""
-    from jobs._planning import cluster_shape, draft, obstacles, print_plan, require_data
+    from jobs._planning import cluster_shape, draft, obstacles, require_data
+    from jobs._plantable import print_plan
 
     if args.smoke:
         from jobs._smoke import arrange
@@ -45,12 +49,12 @@ def run(args: argparse.Namespace) -> int:
         arrange(args)
     require_data(args)
     made = draft(args, cluster_shape(args), free_dead=True)
-    print_plan(made)
+    print_plan(made.plan, args.price)
     print(flush=True)
     problems = obstacles(made.plan)
     for problem in problems:
         complain(problem)
-    if problems:
+    if problems and not args.skip_blocked:
         return MISUSED
     if made.plan.to_run:
         _check_places(made)
@@ -58,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
             print("nothing was started")
             return 0
     outcomes = _carry_out(made, args.address)
-    code = _conclude(made, outcomes)
+    code = _conclude(made, outcomes) or (FAILED if problems else 0)
     if args.smoke:
         from jobs._smoke import verdict
 

@@ -8,7 +8,8 @@ import sys
 
 from jobs._command import MISUSED, complain, main_of
 from jobs._options import add_filters, add_json, add_launch
-from jobs._planning import cluster_shape, draft, obstacles, plan_facts, print_plan
+from jobs._planning import cluster_shape, draft, obstacles
+from jobs._plantable import plan_facts, print_plan
 
 HELP = "Say what a launch with the same options would run, resume and skip, and for how long. Starts nothing."
 
@@ -24,9 +25,9 @@ def run(args: argparse.Namespace) -> int:
     """Print the plan; exit code 2 if something could not run."""
     made = draft(args, cluster_shape(args))
     if args.json:
-        print(json.dumps(plan_facts(made), indent=1))
+        print(json.dumps(plan_facts(made.plan, made.settings, args.price), indent=1))
     else:
-        print_plan(made)
+        print_plan(made.plan, args.price)
     problems = obstacles(made.plan)
     for problem in problems:
         complain(problem)

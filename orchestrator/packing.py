@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 from orchestrator.dispatch import Dispatch, Gang
 
-__all__ = ["Schedule", "best_order", "lower_bound", "simulate"]
+__all__ = ["CLOSE", "Schedule", "attempts", "best_order", "lower_bound", "simulate"]
 
-_EFFORT = 60_000
+EFFORT = 60_000
 """Gangs started in all simulations of one search: about a second, whatever the size of the grid."""
 
-_CLOSE = 1.001
+CLOSE = 1.001
 """A finish this near the bound is not worth a search."""
 
 
@@ -58,18 +58,28 @@ def simulate(gangs: Sequence[Gang], slots: int) -> Schedule:
 
 
 def lower_bound(gangs: Sequence[Gang], slots: int) -> float:
-    """Return the seconds below which no schedule can come: all the work spread evenly, or the longest gang.
+    """Return the seconds below which no schedule can come.
 
-    A gang of unknown duration counts as nothing, which keeps the bound true.
+    The largest of: all the work spread evenly; the longest gang; and, for every size, the gangs of at least that size
+    as many at once as fit. A gang of unknown duration counts as nothing, which keeps the bound true.
     """
-    work = sum((gang.seconds or 0.0) * (gang.size / gang.share) for gang in gangs)
-    return max(work / slots, max((gang.seconds or 0.0 for gang in gangs), default=0.0))
+    work = sum((gang.seconds or 0.0) * gang.size / gang.share for gang in gangs)
+    bounds = [work / slots, max((gang.seconds or 0.0 for gang in gangs), default=0.0)]
+    for size in {gang.size for gang in gangs if gang.size > 1}:
+        bounds.append(sum(gang.seconds or 0.0 for gang in gangs if gang.size >= size) / (slots // size))
+    return max(bounds)
 
 
-def best_order(gangs: Sequence[Gang], slots: int) -> list[int]:
+def attempts(count: int) -> int:
+    """Return how many changes a search shall try on so many gangs: few on a handful, and few on very many."""
+    return min(200 * count, EFFORT // max(1, count))
+
+
+def best_order(gangs: Sequence[Gang], slots: int, known: Sequence[int] | None = None) -> list[int]:
     """Return the order in which the policy shall consider the gangs: longest first, or better.
 
-    Where longest first does not come near the bound, others are tried: most work first, largest first, then changes
+    Where longest first does not come near the bound, others are tried: one that is `known`, most work first, largest
+    first, then changes
     at two places of the best so far, drawn from a fixed seed, each kept if the simulated end is no later. The same
     gangs always give the same order.
     """
@@ -78,10 +88,11 @@ def best_order(gangs: Sequence[Gang], slots: int) -> list[int]:
     area = [length[i] * gangs[i].size / gangs[i].share for i in everyone]
     orders = [
         sorted(everyone, key=lambda i: (-length[i], -gangs[i].size, i)),
+        *([list(known)] if known is not None else []),
         sorted(everyone, key=lambda i: (-area[i], i)),
         sorted(everyone, key=lambda i: (-gangs[i].size, -length[i], i)),
     ]
-    enough = _CLOSE * lower_bound(gangs, slots)
+    enough = CLOSE * lower_bound(gangs, slots)
     best, finish = orders[0], _finish(gangs, orders[0], slots)
     for order in orders[1:]:
         if finish <= enough:
@@ -90,7 +101,7 @@ def best_order(gangs: Sequence[Gang], slots: int) -> list[int]:
         if other < finish:
             best, finish = order, other
     draw = random.Random(0)
-    for _ in range(_EFFORT // max(1, len(gangs))):
+    for _ in range(attempts(len(gangs))):
         if finish <= enough or len(gangs) < 3:
             break
         order = list(best)

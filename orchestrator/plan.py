@@ -8,51 +8,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from typing import Literal
 
 from orchestrator.dispatch import Dispatch, Gang
-from orchestrator.errors import UsageError
-from orchestrator.grid import Trial, near_miss
+from orchestrator.estimates import Estimator, Source
+from orchestrator.grid import Trial
 from orchestrator.ledger import TrialRecord
 from orchestrator.packing import best_order, lower_bound, simulate
+from orchestrator.shape import ClusterShape, count, parse_cluster
+from orchestrator.sharing import Sharing, refusal
+from orchestrator.sizing import (
+    asked_workers,
+    bound_of_choices,
+    choose_sizes,
+    default_workers,
+    divisors,
+    effective_work,
+    parse_workers,
+)
 from orchestrator.workload import Estimate, Spec
 
-__all__ = ["Action", "ClusterShape", "Plan", "PlannedTrial", "make_plan", "measured_rate", "parse_cluster"]
+__all__ = ["Action", "ClusterShape", "Plan", "PlannedTrial", "make_plan", "parse_cluster"]
 
 Action = Literal["run", "resume", "skip", "blocked"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ClusterShape:
-    """What gangs are cut from."""
-
-    slots: int
-    """Workers that can run at once: GPUs, or for kind CPU as many as the cluster shall run."""
-
-    kind: Literal["CPU", "GPU"] = "CPU"
-    """What a worker computes on."""
-
-    cpus: int = 1
-    """CPU cores of all nodes."""
-
-    gpus: int = 0
-    """GPUs of all nodes."""
-
-    gpu_memory_gb: float | None = None
-    """Memory of the smallest GPU in units of 1e9 bytes; None: unknown, and then not checked."""
-
-    def __post_init__(self) -> None:
-        if self.slots < 1:
-            raise UsageError(
-                f"a cluster of {self.slots} workers cannot train; add a node, or give at least one worker"
-            )
-
-    def __str__(self) -> str:
-        if self.kind == "CPU":
-            return f"{_count(self.slots, 'worker')} on {_count(self.cpus, 'CPU core')}"
-        memory = "" if self.gpu_memory_gb is None else f" of {self.gpu_memory_gb:g} GB"
-        return f"{_count(self.gpus, 'GPU')}{memory} and {_count(self.cpus, 'CPU core')}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,8 +52,23 @@ class PlannedTrial:
     resume_step: int | None = None
     """Step of the checkpoint that a resumed trial goes on from."""
 
+    memory_gb: float = 0.0
+    """Peak memory of one worker in units of 1e9 bytes: measured before, or estimated."""
+
+    share: int = 1
+    """Trials on its GPU, itself included."""
+
+    alone: str = ""
+    """Why it shares no GPU although trials may; empty if it does, or if none may."""
+
     seconds: float | None = None
-    """Expected duration of what remains; None without a measured rate."""
+    """Expected duration of what remains; None if unknown."""
+
+    estimate_source: Source = "unknown"
+    """Where `seconds` comes from."""
+
+    estimate_detail: str = ""
+    """The same in one sentence."""
 
     start: float | None = None
     """Expected start, seconds from the launch."""
@@ -91,7 +84,7 @@ class PlannedTrial:
     @property
     def gang(self) -> Gang:
         """What the dispatch policy knows of it."""
-        return Gang(size=self.workers, seconds=self.seconds)
+        return Gang(size=self.workers, seconds=self.seconds, share=self.share)
 
     @property
     def remaining_work(self) -> float:
@@ -107,13 +100,18 @@ class Plan:
     trials: tuple[PlannedTrial, ...]
     cluster: ClusterShape
     finish_seconds: float | None
-    """Expected end of the last trial, seconds from the launch; None without a measured rate."""
+    """Expected end of the last trial, seconds from the launch; None if the duration of one is unknown."""
 
     bound_seconds: float | None
-    """No schedule of these trials on this cluster ends before this."""
+    """No schedule of these trials on this cluster ends before this, with any number of workers that was open."""
 
     slot_hours: float | None
     """Hours of all workers together (GPU-hours on GPUs)."""
+
+    @property
+    def unknown(self) -> int:
+        """Trials to run whose duration nobody knows."""
+        return sum(trial.seconds is None for trial in self.to_run)
 
     @property
     def to_run(self) -> tuple[PlannedTrial, ...]:
@@ -130,6 +128,15 @@ class Plan:
         return sum(trial.action == action for trial in self.trials)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Wishes:
+    """What a plan is made with beside trials, records and cluster."""
+
+    cluster: ClusterShape
+    estimator: Estimator
+    cpus_per_worker: int | None
+
+
 def make_plan(
     trials: Sequence[Trial],
     records: Mapping[str, TrialRecord],
@@ -138,84 +145,112 @@ def make_plan(
     workers: int | Sequence[str] | None = None,
     cpus_per_worker: int | None = None,
     problems: Mapping[str, Sequence[str]] | None = None,
-    rate: float | None = None,
+    estimator: Estimator | None = None,
+    auto_gangs: bool = False,
+    sharing: Sharing | None = None,
 ) -> Plan:
     """Decide about every trial.
 
     `records` is what `Ledger.trials` says of their keys (a key that is not in it is new). `workers` is a number, or
-    rules "N" and "PATTERN=N" of which the last that matches a cell's name holds; by default as many as the recipe was
-    published with and the cluster has, rounded down to a divisor of the batch. `problems` (key to sentences from a
-    preflight) block their trials. `rate` is the speed of one worker in 1e9 multiply-accumulates per second. Raises
-    UsageError for a rule that cannot be, before anything is decided.
+    rules "N" and "PATTERN=N" of which the last that matches a cell's name holds. Cells without a rule get as many as
+    the recipe was published with and the cluster has, rounded down to a divisor of the batch: a number that is known
+    to train well, whose memory is published, and with which a plan is only as wrong as its measured speeds. With
+    `auto_gangs` the plan takes any divisor of the batch that fits the memory instead, so that the grid ends early:
+    then the longest cells get more workers, at the price of efficiency that is assumed where it was not measured
+    (`estimates.EFFICIENCY`). `problems` (key to sentences from a preflight) block their trials. With `sharing`,
+    trials of one worker that fit share GPUs. Raises UsageError for a rule that cannot be, before anything is decided.
     """
-    rules = _parse_workers(workers, trials)
-    found = problems or {}
-    planned = []
-    for trial in trials:
-        record = records.get(trial.key) or TrialRecord(key=trial.key, state="new")
-        asked = _asked(rules, trial)
-        planned.append(_decide(trial, record, cluster, asked, cpus_per_worker, found.get(trial.key, ())))
-    return _timed(planned, cluster, rate)
+    rules = parse_workers(workers, trials)
+    wishes = _Wishes(cluster=cluster, estimator=estimator or Estimator((), cluster), cpus_per_worker=cpus_per_worker)
+    found, known = problems or {}, [records.get(t.key) or TrialRecord(key=t.key, state="new") for t in trials]
+    asked = [asked_workers(rules, trial) for trial in trials]
+    gangs = [number or default_workers(trial.estimate, cluster) for number, trial in zip(asked, trials, strict=True)]
+    order, bound = None, None
+    if auto_gangs:
+        going = [
+            i
+            for i, (trial, record) in enumerate(zip(trials, known, strict=True))
+            if not found.get(trial.key) and _action(record, trial.estimate)[0] in ("run", "resume")
+        ]
+        chosen, order, bound = _sizes([(trials[i], known[i], asked[i], gangs[i]) for i in going], wishes)
+        for i, size in zip(going, chosen, strict=True):
+            gangs[i] = size
+    planned = [
+        _decide(trial, record, gang, found.get(trial.key, ()), wishes, sharing)
+        for trial, record, gang in zip(trials, known, gangs, strict=True)
+    ]
+    return _timed(planned, cluster, order, None if sharing is not None else bound)
 
 
-def parse_cluster(text: str) -> ClusterShape:
-    """Parse a shape such as `cpus=4`, `gpus=8,memory=80` or `gpus=8,memory=80,cpus=96`; raises UsageError.
-
-    `memory` is that of one GPU in GB; `workers` may say how many workers share the CPUs (default: one per core).
-    """
-    values: dict[str, float] = {}
-    for part in text.replace(" ", "").split(","):
-        name, _, number = part.partition("=")
-        if name not in ("cpus", "gpus", "memory", "workers") or not number.replace(".", "", 1).isdigit():
-            raise UsageError(f"the cluster {text!r} is not like 'cpus=4' or 'gpus=8,memory=80,cpus=96' (at {part!r})")
-        values[name] = float(number)
-    gpus, cpus = int(values.get("gpus", 0)), int(values.get("cpus", 0))
-    if gpus:
-        memory = values.get("memory")
-        return ClusterShape(slots=gpus, kind="GPU", cpus=cpus or 4 * gpus, gpus=gpus, gpu_memory_gb=memory)
-    slots = int(values.get("workers", cpus))
-    if not slots:
-        raise UsageError(f"the cluster {text!r} has no GPU and no CPU; say for example 'cpus=4' or 'gpus=8'")
-    return ClusterShape(slots=slots, cpus=cpus or slots)
-
-
-def measured_rate(records: Mapping[str, TrialRecord], estimates: Mapping[str, Estimate]) -> float | None:
-    """Return the speed of one worker that earlier progress shows, in 1e9 multiply-accumulates per second, or None.
-
-    Uses `train/images_per_s` and `workers` of the progress documents; the median over trials.
-    """
-    rates = []
-    for key, estimate in estimates.items():
-        progress = (records[key].progress if key in records else None) or {}
-        speed, gang = (progress.get("metrics") or {}).get("train/images_per_s"), progress.get("workers")
-        if speed and gang:
-            rates.append(estimate.work / estimate.batch * speed / gang)
-    return sorted(rates)[len(rates) // 2] if rates else None
+def _sizes(
+    going: Sequence[tuple[Trial, TrialRecord, int | None, int]], wishes: _Wishes
+) -> tuple[list[int], list[str], float | None]:
+    """Choose the workers of trials that run, given with record, rule and published number: the workers, the keys of
+    those that fit in the order found, and the bound of all choices if the speeds are known."""
+    cluster, estimator = wishes.cluster, wishes.estimator
+    sizes_of = [
+        [size for size in ([asked] if asked else divisors(trial.estimate.batch)) if not _misfit(trial, size, wishes)]
+        for trial, _, asked, _ in going
+    ]
+    done = [record.checkpoint_step or 0 for _, record, _, _ in going]
+    times = [
+        [estimator.timing(going[i][0], size, done=done[i]).seconds for size in sizes]
+        for i, sizes in enumerate(sizes_of)
+    ]
+    known = all(time is not None for row in times for time in row)
+    # Without speeds the arithmetic alone still tells which trials are long.
+    options = [
+        [
+            (size, time if known and time is not None else effective_work(going[i][0], size, done[i]))
+            for size, time in zip(sizes, times[i], strict=True)
+        ]
+        for i, sizes in enumerate(sizes_of)
+    ]
+    fitting = [i for i, row in enumerate(options) if row]
+    rows, usual = [options[i] for i in fitting], [going[i][3] for i in fitting]
+    # What was published may not fit; then any number that does is as good to start from.
+    usual = [size if size in dict(row) else row[-1][0] for size, row in zip(usual, rows, strict=True)]
+    sizes, order = choose_sizes(rows, cluster.slots, usual)
+    best = [workers for _, _, _, workers in going]
+    for i, size in zip(fitting, sizes, strict=True):
+        best[i] = size
+    bound = bound_of_choices(rows, cluster.slots) if known else None
+    return best, [going[fitting[place]][0].key for place in order], bound
 
 
 def _decide(
     trial: Trial,
     record: TrialRecord,
-    cluster: ClusterShape,
-    asked: int | None,
-    cpus_per_worker: int | None,
+    gang: int,
     problems: Sequence[str],
+    wishes: _Wishes,
+    sharing: Sharing | None,
 ) -> PlannedTrial:
-    gang = asked or _default_workers(trial.estimate, cluster)
+    cluster, estimator = wishes.cluster, wishes.estimator
     action, reason = _action(record, trial.estimate)
-    obstacle = "; ".join(problems) or _misfit(trial, gang, cluster, cpus_per_worker)
+    obstacle = "; ".join(problems) or _misfit(trial, gang, wishes)
     if obstacle and action != "skip":
         action, reason = "blocked", obstacle
+    alone = refusal(trial, gang, cluster, sharing, estimator) if sharing is not None else ""
+    share = sharing.number if sharing is not None and not alone else 1
+    step = record.checkpoint_step if action == "resume" else None
+    timing = estimator.timing(trial, gang, done=step or 0, share=share)
     return PlannedTrial(
         spec=trial.spec,
         key=trial.key,
         action=action,
         reason=reason,
         workers=gang,
-        cpus_per_worker=cpus_per_worker or max(1, cluster.cpus // cluster.slots),
-        gpus_per_worker=1.0 if cluster.kind == "GPU" else 0.0,
+        cpus_per_worker=wishes.cpus_per_worker or max(1, cluster.cpus // cluster.slots // share),
+        gpus_per_worker=Gang(size=1, share=share).slots if cluster.kind == "GPU" else 0.0,
         estimate=trial.estimate,
-        resume_step=record.checkpoint_step if action == "resume" else None,
+        memory_gb=estimator.memory_gb(trial, gang)[0],
+        resume_step=step,
+        share=share,
+        alone=alone,
+        seconds=timing.seconds if action in ("run", "resume") else None,
+        estimate_source=timing.source,
+        estimate_detail=timing.detail,
     )
 
 
@@ -237,101 +272,56 @@ def _action(record: TrialRecord, estimate: Estimate) -> tuple[Action, str]:
     return "resume", f"{before}; {left}" if before else left
 
 
-def _misfit(trial: Trial, gang: int, cluster: ClusterShape, cpus_per_worker: int | None) -> str:
+def _misfit(trial: Trial, gang: int, wishes: _Wishes) -> str:
     """Return the sentence why a gang never fits the cluster, or an empty string."""
+    cluster, cpus, batch = wishes.cluster, wishes.cpus_per_worker, trial.estimate.batch
     unit = "GPU" if cluster.kind == "GPU" else "worker"
     if gang > cluster.slots:
+        fitting = max(number for number in divisors(batch) if number <= cluster.slots)
         return (
-            f"it needs {_count(gang, unit)} at once and the cluster has {cluster.slots}; "
-            f"give --workers {_divisor_at_most(trial.estimate.batch, cluster.slots)} or a larger cluster"
+            f"it needs {count(gang, unit)} at once and the cluster has {cluster.slots}; "
+            f"give --workers {fitting} or a larger cluster"
         )
-    if cpus_per_worker and gang * cpus_per_worker > cluster.cpus:
+    if cpus and gang * cpus > cluster.cpus:
         return (
-            f"it needs {gang * cpus_per_worker} CPU cores ({gang} workers with {cpus_per_worker} each) and the "
+            f"it needs {gang * cpus} CPU cores ({gang} workers with {cpus} each) and the "
             f"cluster has {cluster.cpus}; give fewer cores per worker or a larger cluster"
         )
-    need = trial.estimate.memory_gb * trial.estimate.workers / gang
+    need, measured = wishes.estimator.memory_gb(trial, gang)
     if cluster.kind == "CPU" or cluster.gpu_memory_gb is None or need <= cluster.gpu_memory_gb:
         return ""
-    enough = [w for w in _divisors(trial.estimate.batch) if need * gang / w <= cluster.gpu_memory_gb]
+    enough = [w for w in divisors(batch) if need * gang / w <= cluster.gpu_memory_gb]
     advice = f"--workers {enough[0]} would fit" if enough else "no number of workers would fit"
     return (
-        f"it needs about {need:.1f} GB on each of {_count(gang, 'GPU')} and the cluster's GPUs have "
-        f"{cluster.gpu_memory_gb:g} GB; {advice}"
+        f"it {'used' if measured else 'needs about'} {need:.1f} GB on each of {count(gang, 'GPU')} and the cluster's "
+        f"GPUs have {cluster.gpu_memory_gb:g} GB; {advice}"
     )
 
 
-def _timed(planned: Sequence[PlannedTrial], cluster: ClusterShape, rate: float | None) -> Plan:
-    """Order the trials that run longest first, and say when each starts and ends if the speed is known."""
+def _timed(
+    planned: Sequence[PlannedTrial], cluster: ClusterShape, found: Sequence[str] | None, bound: float | None
+) -> Plan:
+    """Put the trials that run into the best order, and say when each starts and ends if all durations are known."""
     going = sorted((p for p in planned if p.runs), key=lambda p: -p.remaining_work / p.workers)
     rest = tuple(p for p in planned if not p.runs)
-    if rate is None:
+    if any(p.seconds is None for p in going):
         trials = (*going, *rest)
         return Plan(trials=trials, cluster=cluster, finish_seconds=None, bound_seconds=None, slot_hours=None)
-    going = [replace(p, seconds=p.remaining_work / (p.workers * rate)) for p in going]
-    order = best_order([p.gang for p in going], cluster.slots)
+    place = {p.key: i for i, p in enumerate(going)}
+    known = None if found is None or len(found) < len(going) else [place[key] for key in found]
+    order = best_order([p.gang for p in going], cluster.slots, known)
     going = [going[i] for i in order]
     gangs = [p.gang for p in going]
     schedule = simulate(gangs, cluster.slots)
-    timed = [
-        replace(p, start=start, end=start + (p.seconds or 0.0))
-        for p, start in zip(going, schedule.starts, strict=True)
-    ]
+    ends = [start + (gang.seconds or 0.0) for start, gang in zip(schedule.starts, gangs, strict=True)]
+    timed = [replace(p, start=start, end=end) for p, start, end in zip(going, schedule.starts, ends, strict=True)]
     return Plan(
         trials=(*timed, *rest),
         cluster=cluster,
         finish_seconds=schedule.finish,
-        bound_seconds=lower_bound(gangs, cluster.slots),
-        slot_hours=sum((gang.seconds or 0.0) * gang.size for gang in gangs) / 3600,
+        bound_seconds=lower_bound(gangs, cluster.slots) if bound is None else bound,
+        slot_hours=sum((gang.seconds or 0.0) * gang.size / gang.share for gang in gangs) / 3600,
     )
-
-
-def _parse_workers(workers: int | Sequence[str] | None, trials: Sequence[Trial]) -> list[tuple[str, int]]:
-    """Return (pattern, number) rules in the order given."""
-    texts = [str(workers)] if isinstance(workers, int) else list(workers or ())
-    rules = []
-    for text in texts:
-        left, equals, number = text.rpartition("=")
-        pattern = left.strip() if equals else "*"
-        if not number.strip().isdigit() or int(number) < 1 or not pattern:
-            raise UsageError(f"the workers rule {text!r} is neither N nor PATTERN=N with N of 1 or more")
-        names = [trial.spec.cell.name for trial in trials]
-        if names and not any(fnmatchcase(name, pattern) for name in names):
-            raise UsageError(f"the workers rule {text!r} matches no cell{near_miss(pattern, names)}")
-        rules.append((pattern, int(number)))
-    return rules
-
-
-def _asked(rules: Sequence[tuple[str, int]], trial: Trial) -> int | None:
-    name, batch = trial.spec.cell.name, trial.estimate.batch
-    asked = next((number for pattern, number in reversed(rules) if fnmatchcase(name, pattern)), None)
-    if asked is not None and batch % asked:
-        raise UsageError(
-            f"{name}: {_count(asked, 'worker')} cannot share a batch of {batch} equally; "
-            f"take {_alternatives(_divisors(batch))}"
-        )
-    return asked
-
-
-def _default_workers(estimate: Estimate, cluster: ClusterShape) -> int:
-    return _divisor_at_most(estimate.batch, min(estimate.workers, cluster.slots))
-
-
-def _divisors(batch: int) -> list[int]:
-    return [number for number in range(1, batch + 1) if batch % number == 0]
-
-
-def _divisor_at_most(batch: int, limit: int) -> int:
-    return max(number for number in _divisors(batch) if number <= max(1, limit))
-
-
-def _alternatives(numbers: Sequence[int]) -> str:
-    texts = [str(number) for number in numbers]
-    return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} or {texts[-1]}"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _first_line(error: object) -> str:

@@ -111,6 +111,7 @@ def run_trial(
         owner=options.owner,
         lease=lease,
         telemetry_seconds=options.telemetry_seconds,
+        share=planned.share,
     )
     with _heartbeat(ledger, assignment) as lost:
         # Ray Train and torch take seconds to import, which planning and skipping must not pay.

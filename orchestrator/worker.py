@@ -53,6 +53,8 @@ class Assignment:
     lease: int
     telemetry_seconds: float = 60.0
     """Seconds between two samples of the machine."""
+    share: int = 1
+    """Trials that share this one's GPU, itself included."""
 
 
 class _Progress:
@@ -64,6 +66,7 @@ class _Progress:
             "state": "running", "phase": "training", "step": 0, "total": 0, "metrics": {}, "cell": job.spec.cell.name,
             "run_id": job.run_id, "workers": job.workers, "host": socket.gethostname(), "pid": os.getpid(),
             "owner": job.owner, "lease": job.lease, "started": time.time(), "device": device(Gpus()),
+            "share": job.share,
         }  # fmt: skip
         self._guard = threading.Lock()
         self._end = threading.Event()
@@ -77,6 +80,12 @@ class _Progress:
             self._document |= fields
             if metrics:
                 self._document["metrics"] = {**self._document["metrics"], **metrics}
+
+    def gpu_load(self, percent: float | None) -> None:
+        """Keep the highest load that was sampled in training: it tells whether another trial may share the GPU."""
+        with self._guard:
+            if percent is not None and self._document["phase"] == "training":
+                self._document["gpu_percent"] = max(percent, self._document.get("gpu_percent", 0.0))
 
     def close(self) -> None:
         self._end.set()
@@ -221,6 +230,8 @@ def _train_and_evaluate(
     if resume is not None:
         log.note(f"goes on from the checkpoint of step {resume.step}")
     step = 0 if resume is None else resume.step
+    if desk is not None:
+        desk.progress.update(resumed_from=step)
     for event in workload.train(job.spec, None if resume is None else resume.path, cpus=job.cpus):
         step = event.total
         if event.kind == "step":
@@ -279,6 +290,8 @@ def _start_telemetry(job: Assignment, node: int, desk: _Desk | None) -> Callable
 
     def sink(metrics: Mapping[str, float], seconds: int) -> None:
         recorder.record(metrics, seconds, timestamp_ms=job.start_ms + 1000 * seconds)
+        if desk is not None:
+            desk.progress.gpu_load(metrics.get(f"system/node{node}/gpu_percent"))
 
     sampler = Sampler(sink, node=node, start_ms=job.start_ms, interval=job.telemetry_seconds)
 

@@ -96,6 +96,10 @@ class Estimate:
     memory_gb: float
     """Peak memory of one worker at the default number of workers, in units of 1e9 bytes."""
 
+    family: str = ""
+    """Specs of one family do their arithmetic at about the same speed (for HRNet: the width); empty: unlike any other.
+    What was measured of one then tells of the others."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Problem:

@@ -8,9 +8,11 @@ from collections.abc import Sequence
 import pytest
 
 from orchestrator.errors import UsageError
+from orchestrator.estimates import Estimator
 from orchestrator.grid import Trial, expand, parse_overrides
 from orchestrator.ledger import TrialRecord
-from orchestrator.plan import ClusterShape, Plan, make_plan, measured_rate, parse_cluster
+from orchestrator.plan import ClusterShape, Plan, make_plan, parse_cluster
+from orchestrator.sharing import Sharing
 from tests.orchestrator.fake import FakeWorkload
 
 WORKLOAD = FakeWorkload()
@@ -121,7 +123,8 @@ def test_longest_first_with_times() -> None:
         done.key: TrialRecord(key=done.key, state="finished"),
         half.key: TrialRecord(key=half.key, state="stopped", checkpoint_step=12),
     }
-    plan = make_plan(every, records, CPU4, workers=2, rate=2.0)
+    cluster = ClusterShape(slots=4, cpus=8, rate=2.0)
+    plan = make_plan(every, records, cluster, workers=2, estimator=Estimator((), cluster))
     # Work left: thick short 4*8 (twice), thick-add-long 4*4, thin long 16 (twice), thin short 8 (twice).
     assert [p.spec.cell.name for p in plan.trials][:3] == ["thick-add-short", "thick-sort-short", "thin-add-long"]
     assert plan.trials[-1].action == "skip"
@@ -132,7 +135,10 @@ def test_longest_first_with_times() -> None:
 
 
 def test_planning_twice_gives_the_same_plan() -> None:
-    assert make_plan(trials(), {}, CPU4, rate=1.0) == make_plan(trials(), {}, CPU4, rate=1.0)
+    cluster = ClusterShape(slots=4, cpus=8, rate=1.0)
+    first, second = (make_plan(trials(), {}, cluster, estimator=Estimator((), cluster)) for _ in range(2))
+    assert first == second
+    assert [trial.seconds for trial in first.to_run] != [None] * 8
 
 
 def test_resources_of_a_worker() -> None:
@@ -143,13 +149,60 @@ def test_resources_of_a_worker() -> None:
     assert one(cpus_per_worker=3).trials[0].cpus_per_worker == 3
 
 
-def test_the_rate_comes_from_what_was_measured() -> None:
-    first, second, third = trials(count=3)
-    progress = {"metrics": {"train/images_per_s": 8.0}, "workers": 2}
-    records = {first.key: TrialRecord(key=first.key, state="running", progress=progress)}
-    estimates = {t.key: t.estimate for t in (first, second, third)}
-    assert measured_rate(records, estimates) == 1.0 / 4 * 8.0 / 2
-    assert measured_rate({}, estimates) is None
+def test_the_launch_follows_the_very_plan() -> None:
+    cluster = ClusterShape(slots=3, cpus=8, rate=1.0)
+    plan = make_plan(trials(), {}, cluster, workers=["1", "thick-*=2"], estimator=Estimator((), cluster))
+    policy, now, started = plan.policy(), 0.0, {}
+    while True:
+        while (index := policy.start(now)) is not None:
+            started[index] = now
+        if not policy.running:
+            break
+        now = min(plan.to_run[index].end or 0.0 for index in policy.running)
+        for index in [index for index in policy.running if plan.to_run[index].end == now]:
+            policy.end(index)
+    assert [started[index] for index in range(8)] == [trial.start for trial in plan.to_run]
+    assert plan.finish_seconds == now
+
+
+def test_gangs_are_chosen_so_that_the_grid_ends_early() -> None:
+    cluster = ClusterShape(slots=16, cpus=16, rate=1.0)
+    every, estimator = trials("batch=8"), Estimator((), cluster)
+    usual = make_plan(every, {}, cluster, estimator=estimator)
+    auto = make_plan(every, {}, cluster, estimator=estimator, auto_gangs=True)
+    assert {trial.workers for trial in usual.trials} == {2}
+    assert len({trial.workers for trial in auto.trials}) > 1
+    assert (auto.bound_seconds or 0.0) <= (auto.finish_seconds or 0.0) < 0.9 * (usual.finish_seconds or 0.0)
+    ruled = make_plan(every, {}, cluster, workers=["thin-*=4"], estimator=estimator, auto_gangs=True)
+    assert {trial.workers for trial in ruled.trials if trial.spec.cell.name.startswith("thin")} == {4}
+    unknown = make_plan(every, {}, CPU4, auto_gangs=True)
+    assert unknown.finish_seconds is None
+    assert {trial.action for trial in unknown.trials} == {"run"}
+
+
+def test_a_duration_that_nobody_knows_leaves_the_rest_of_the_plan() -> None:
+    plan = make_plan(trials(), {}, CPU4)
+    assert (plan.finish_seconds, plan.slot_hours, plan.unknown) == (None, None, 8)
+    assert plan.trials[0].spec.cell.name == "thick-add-long"
+    assert plan.policy().start(0.0) == 0
+
+
+def test_who_may_share_a_gpu_and_why_the_others_may_not() -> None:
+    cluster = ClusterShape(slots=4, kind="GPU", cpus=32, gpus=4, gpu_memory_gb=10.0, rate=1.0)
+    rules = ["1", "thin-sort-*=2"]
+    every = trials("batch=4")  # thin: 1 GB at two workers, so 2 GB at one; thick: 8 GB
+    plan = make_plan(
+        every, {}, cluster, workers=rules, estimator=Estimator((), cluster), sharing=Sharing(number=3, measured=False)
+    )
+    shared = {trial.spec.cell.name: (trial.share, trial.alone) for trial in plan.trials}
+    assert shared["thin-add-short"] == (3, "")
+    assert shared["thin-sort-short"] == (1, "a gang of 2 workers; only single workers share")
+    assert shared["thick-add-long"] == (1, "it needs about 8.0 GB, and 3 on a GPU have 3.0 GB each")
+    thin = next(trial for trial in plan.trials if trial.spec.cell.name == "thin-add-short")
+    assert (thin.gpus_per_worker, thin.gang.slots, thin.cpus_per_worker) == (0.3333, 0.3333, 2)
+    told = make_plan(every, {}, cluster, workers=rules, sharing=Sharing())
+    assert {trial.share for trial in told.trials} == {1}
+    assert "nothing of its kind was measured" in next(t.alone for t in told.trials if t.alone[0] == "n")
 
 
 def test_clusters_as_text() -> None:
@@ -159,7 +212,9 @@ def test_clusters_as_text() -> None:
     assert gpu == ClusterShape(slots=8, kind="GPU", cpus=96, gpus=8, gpu_memory_gb=80.0)
     assert str(gpu) == "8 GPUs of 80 GB and 96 CPU cores"
     assert str(ClusterShape(slots=1, cpus=1)) == "1 worker on 1 CPU core"
-    for text in ("", "gpu=8", "gpus=", "gpus=-1", "memory=80"):
+    assert parse_cluster("gpus=2,kind=NVIDIA H100,rate=3000").device == "NVIDIA H100"
+    assert parse_cluster("cpus=2,rate=3.5").rate == 3.5
+    for text in ("", "kind=", "rate=x,cpus=1", "gpu=8", "gpus=", "gpus=-1", "memory=80"):
         with pytest.raises(UsageError, match="cluster"):
             parse_cluster(text)
     with pytest.raises(UsageError, match="cannot train"):
