@@ -1,7 +1,7 @@
 # make demo      a small grid of trainings from nothing: no data, server or GPU needed
 # make test      the tests without those that need a GPU or minutes;   make lint   every static check
 # make ui        the MLflow UI on the results of the last launch
-# make clean     remove what was built and the demo's data; results and .venv stay
+# make clean     remove what was built, and the data of demo and drill; results and .venv stay
 # make peer      mmsegmentation 1.2.2 in an environment of its own;   make peer-compare   the largest differences to it
 # make lock      write requirements.lock from .venv as it is
 
@@ -44,7 +44,7 @@ ui: install
 	$(BIN)/hrgrid ui
 
 clean:
-	rm -rf build dist demo test-results *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf build dist demo drill test-results *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 	find hrnet orchestrator jobs tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(PEER)/.installed: tests/peer/requirements.txt tests/peer/mmcv_ops.py

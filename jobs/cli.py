@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "status": ("jobs.status", "say where every cell of a benchmark is"),
     "report": ("jobs.report", "write the leaderboard beside the published numbers"),
     "ui": ("jobs.ui", "open the MLflow UI on the right store"),
+    "drill": ("jobs.drill", "kill and take away what can fail, and prove that results stay the same"),
     "submit": ("jobs.submit", "run a command on a Ray cluster, as a job"),
     "jobs": ("jobs.list_jobs", "list the jobs of a cluster"),
     "logs": ("jobs.logs", "print or follow the output of a job"),
