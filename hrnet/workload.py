@@ -186,6 +186,7 @@ def evaluate_checkpoint(recipe: Recipe, data: str, checkpoint: Path, *, cpus: in
     from hrnet.data.shards import open_dataset
     from hrnet.evaluation.confusion import ConfusionMatrix
     from hrnet.evaluation.run import evaluate_split, score_artifacts, score_metrics
+    from hrnet.memory import evaluation_remedies, memory_explained
     from hrnet.model.segmentor import build_model
     from hrnet.training.gang import Gang
     from hrnet.training.state import read_recipe, recipe_hash
@@ -197,23 +198,27 @@ def evaluate_checkpoint(recipe: Recipe, data: str, checkpoint: Path, *, cpus: in
     stored, progress, weights = read_recipe(checkpoint)
     model = build_model(recipe.width, recipe.num_classes)
     model.load_state_dict(weights)
-    model.to(gang.device).eval()
-    same = recipe_hash(stored) == recipe_hash(recipe)
-    if progress.confusion is not None and progress.validated == progress.step and same:
-        matrix = ConfusionMatrix(recipe.num_classes)
-        matrix.load_state(progress.confusion)
-    else:
-        matrix = yield from evaluate_split(model, split, recipe, gang)
+    with memory_explained(gang.device, f"{recipe.name}: the evaluation", evaluation_remedies(recipe)):
+        model.to(gang.device).eval()
+        same = recipe_hash(stored) == recipe_hash(recipe)
+        if progress.confusion is not None and progress.validated == progress.step and same:
+            matrix = ConfusionMatrix(recipe.num_classes)
+            matrix.load_state(progress.confusion)
+        else:
+            matrix = yield from evaluate_split(model, split, recipe, gang)
     metrics = score_metrics(matrix.scores())
     if recipe.ms_flip:
-        flipped = yield from evaluate_split(model, split, recipe, gang, ms_flip=True)
+        views = f"{recipe.name}: the multi-scale evaluation"
+        with memory_explained(gang.device, views, evaluation_remedies(recipe, ms_flip=True)):
+            flipped = yield from evaluate_split(model, split, recipe, gang, ms_flip=True)
         metrics["val/mIoU_ms_flip"] = flipped.scores().mIoU
     if progress.memory:
         metrics["speed/train_mem_gb"] = progress.memory / speed.BYTES_PER_GB
     artifacts: dict[str, bytes] = {}
     if gang.rank == 0:
-        artifacts |= score_artifacts(model, split, recipe, dataset.card, matrix, gang.device)
-        fps, figures = _speed(model, split, recipe, gang, metrics.get("speed/train_mem_gb"))
+        with memory_explained(gang.device, f"{recipe.name}: the pictures and speed", evaluation_remedies(recipe)):
+            artifacts |= score_artifacts(model, split, recipe, dataset.card, matrix, gang.device)
+            fps, figures = _speed(model, split, recipe, gang, metrics.get("speed/train_mem_gb"))
         metrics, artifacts = metrics | fps, artifacts | figures
     yield Event(kind="validated", step=progress.step, total=recipe.max_iters, metrics=metrics, artifacts=artifacts)
 

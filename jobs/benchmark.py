@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from hrnet.catalogue import Recipe
-from hrnet.errors import TrainingError
 from jobs._command import main_of
 from jobs._options import add_json, add_name, add_places, positive
 from jobs._show import number, print_table
@@ -84,6 +83,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _fps(args: argparse.Namespace, recipe: Recipe, device: torch.device) -> Speed:
     from hrnet import speed
+    from hrnet.memory import evaluation_remedies, memory_explained
     from hrnet.model.segmentor import build_model
 
     if args.weights is None:
@@ -95,8 +95,10 @@ def _fps(args: argparse.Namespace, recipe: Recipe, device: torch.device) -> Spee
             print(loaded.summary(), flush=True)
     seconds = args.seconds or (CPU_SECONDS if device.type == "cpu" else None)
     images = _images(args, recipe)
-    measuring = speed.measure_speed(model.to(device), images, recipe, device, wanted=args.images, budget=seconds)
-    return watched(measuring, "timing images", lambda done: (done, args.images))
+    remedies = ["smaller images with --size HxW", *evaluation_remedies(recipe)]
+    with memory_explained(device, f"{recipe.name}: the timing of images", remedies):
+        measuring = speed.measure_speed(model.to(device), images, recipe, device, wanted=args.images, budget=seconds)
+        return watched(measuring, "timing images", lambda done: (done, args.images))
 
 
 def _images(args: argparse.Namespace, recipe: Recipe) -> Iterator[Image]:
@@ -116,17 +118,13 @@ def _source(args: argparse.Namespace) -> str:
 
 
 def _memory(recipe: Recipe, device: torch.device) -> Memory:
-    import torch
-
     from hrnet import speed
+    from hrnet.memory import memory_explained
 
-    try:
+    images, size = speed.per_gpu(recipe), f"{recipe.crop[0]}x{recipe.crop[1]}"
+    doing = f"{recipe.name}: a training step on {images} images of {size}"
+    with memory_explained(device, doing, ["fewer images with --set batch_size=N", "--what fps"]):
         return watched(speed.measure_memory(recipe, device), "training steps", lambda done: (done, speed.MEMORY_STEPS))
-    except torch.OutOfMemoryError as error:
-        raise TrainingError(
-            f"{recipe.name}: {speed.per_gpu(recipe)} images of {recipe.crop[0]}x{recipe.crop[1]} per step do not fit "
-            f"on {torch.cuda.get_device_name(device)}: measure fewer with --set batch_size=N, or --what fps"
-        ) from error
 
 
 def _memory_conditions(memory: Memory) -> dict[str, Any]:

@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
         model, loaded = load_model(path, recipe)
     if not args.json:
         print(loaded.summary(), end="\n\n", flush=True)
-    matrices = _evaluate(model.to(where), dataset, recipe, where, ms_flip=args.ms_flip)
+    matrices = _evaluate(model, dataset, recipe, where, ms_flip=args.ms_flip)
     scores = {suffix: matrix.scores() for suffix, matrix in matrices.items()}
     metrics = {f"val/{n}{suffix}": float(getattr(s, n)) for suffix, s in scores.items() for n in SCORES}
     iou = dict(zip(dataset.card.classes, map(float, 100 * scores[""].iou), strict=True))
@@ -101,6 +101,7 @@ def _evaluate(
     import torch
 
     from hrnet.evaluation.run import evaluate_split
+    from hrnet.memory import evaluation_remedies, memory_explained
     from hrnet.training.gang import Gang
     from jobs._watch import watched
 
@@ -109,10 +110,14 @@ def _evaluate(
     def place(event: Event) -> tuple[int, int]:
         return event.step, event.total
 
-    matrices = {"": watched(evaluate_split(model, split, recipe, gang), "evaluating", place)}
+    with memory_explained(gang.device, f"{recipe.name}: the evaluation", evaluation_remedies(recipe)):
+        model.to(where)
+        matrices = {"": watched(evaluate_split(model, split, recipe, gang), "evaluating", place)}
     if ms_flip:
-        flipped = evaluate_split(model, split, recipe, gang, ms_flip=True)
-        matrices["_ms_flip"] = watched(flipped, "multi-scale and flip", place)
+        remedies = ["no --ms-flip", *evaluation_remedies(recipe)]
+        with memory_explained(gang.device, f"{recipe.name}: the multi-scale evaluation", remedies):
+            flipped = evaluate_split(model, split, recipe, gang, ms_flip=True)
+            matrices["_ms_flip"] = watched(flipped, "multi-scale and flip", place)
     return matrices
 
 

@@ -78,12 +78,16 @@ def _segment(
 
     from hrnet.draw import overlay
     from hrnet.evaluation.inference import segment
+    from hrnet.memory import memory_explained
 
     pixels = cv2.imread(str(file), cv2.IMREAD_COLOR)
     if pixels is None:
         raise DataError(f"{file} is damaged; the images before it are in {folder}")
     image = np.asarray(pixels, dtype=np.uint8)
-    classes = segment(model, image, recipe, ms_flip=ms_flip)
+    place = next(model.parameters()).device
+    remedies = (["no --ms-flip"] if ms_flip else []) + (["--device cpu"] if place.type == "cuda" else [])
+    with memory_explained(place, f"{recipe.name}: the prediction of {file}", [*remedies, "a smaller image"]):
+        classes = segment(model, image, recipe, ms_flip=ms_flip)
     maps, picture = folder / f"{file.stem}_classes.png", folder / f"{file.stem}_overlay.png"
     for target, drawn in ((maps, classes), (picture, overlay(image, classes, card.palette))):
         if not cv2.imwrite(str(target), drawn):

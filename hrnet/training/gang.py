@@ -39,6 +39,14 @@ class Gang:
             distributed.all_reduce(tensor)
         return tensor
 
+    def gathered(self, tensor: Tensor) -> Tensor:
+        """Stack the tensors of all workers, which have the same shape, by rank: (world, ...), on every worker."""
+        if self.world == 1:
+            return tensor[None].clone()
+        shares = [torch.empty_like(tensor) for _ in range(self.world)]
+        distributed.all_gather(shares, tensor)
+        return torch.stack(shares)
+
     def largest(self, value: int) -> int:
         """The largest of a whole number over the workers."""
         if self.world == 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 import time
@@ -19,9 +20,12 @@ from hrnet.data.transforms import normalise
 from hrnet.errors import TrainingError
 from hrnet.evaluation.run import evaluate_split, score_metrics
 from hrnet.events import Event, Kind
+from hrnet.memory import evaluation_remedies, memory_explained, training_remedies
 from hrnet.model.norm import synchronise_batch_norm
 from hrnet.model.segmentor import build_model
+from hrnet.training.evidence import Interval
 from hrnet.training.gang import Gang
+from hrnet.training.gradients import averaged
 from hrnet.training.loss import segmentation_loss
 from hrnet.training.optim import build_optimizer, poly_lr
 from hrnet.training.state import Progress, load_state, save_state
@@ -56,27 +60,31 @@ def train(
         loader_processes: processes of this worker that load and transform samples; 0 loads in this one.
 
     Raises:
-        TrainingError: the workers do not divide the batch, or the loss is no finite number any more.
+        TrainingError: the workers do not divide the batch; DivergedError if the loss is no finite number any more.
+        MemoryShortage: the memory of the GPU or the machine was not enough.
         DataError, WeightsError: what the data or the weights raise.
     """
     gang = Gang.current()
     _check_divides(recipe, gang.world)
-    model = build_model(recipe.width, recipe.num_classes, seed=seed)
-    optimizer = build_optimizer(model, recipe)
-    if resume is not None:
-        progress = load_state(resume, model, optimizer, recipe, seed)
-    else:
-        progress = Progress()
-        if recipe.pretrained is not None:
-            report = load_weights(model, recipe.pretrained, recipe.pretrained_sha256, backbone_only=True)
-            if gang.rank == 0:
-                _log.info("%s", report.summary())
-    # Channels last is what the convolutions of oneDNN and cuDNN want.
-    model.to(gang.device).train()
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack this form
-    optimizer.load_state_dict(optimizer.state_dict())  # moves the momentum of a resumed state to the device
-    run = _Run(recipe, data, seed, gang, model, optimizer, progress)
-    yield from run.events(loader_processes)
+    remedies = training_remedies(recipe, gang.world)
+    with memory_explained(gang.device, f"{recipe.name}: the start of the training", remedies):
+        model = build_model(recipe.width, recipe.num_classes, seed=seed)
+        optimizer = build_optimizer(model, recipe)
+        if resume is not None:
+            progress = load_state(resume, model, optimizer, recipe, seed, gang)
+        else:
+            progress = Progress()
+            if recipe.pretrained is not None:
+                report = load_weights(model, recipe.pretrained, recipe.pretrained_sha256, backbone_only=True)
+                if gang.rank == 0:
+                    _log.info("%s", report.summary())
+        # Channels last is what the convolutions of oneDNN and cuDNN want.
+        model.to(gang.device).train()
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack this form
+        optimizer.load_state_dict(optimizer.state_dict())  # moves the momentum of a resumed state to the device
+        run = _Run(recipe, data, seed, gang, model, optimizer, progress)
+    with memory_explained(gang.device, run.doing, remedies):
+        yield from run.events(loader_processes)
 
 
 def _check_divides(recipe: Recipe, world: int) -> None:
@@ -90,7 +98,10 @@ def _check_divides(recipe: Recipe, world: int) -> None:
 def train_step(
     forward: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch, recipe: Recipe, device: torch.device
 ) -> Tensor:
-    """Take one optimizer step on a batch; returns float64 (4): loss, correct pixels, pixels that count, 1."""
+    """Take one optimizer step on a batch; returns float64 (4), to be summed over steps and workers.
+
+    They are the loss times the images, correct pixels, pixels that count, and images.
+    """
     images = normalise(batch.images.to(device, non_blocking=True), batch.sizes.to(device, non_blocking=True))
     images = images.contiguous(memory_format=torch.channels_last)
     labels = batch.labels.to(device, non_blocking=True)
@@ -100,7 +111,9 @@ def train_step(
     loss, correct, valid = segmentation_loss(logits.float(), labels)
     loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
-    return torch.stack([loss.detach().double(), correct.double(), valid.double(), torch.ones_like(loss).double()])
+    # Workers of gangs of different sizes, before and after a restart, count by their shares. The product is exact.
+    count = torch.full_like(loss, len(labels), dtype=torch.float64)
+    return torch.stack([loss.detach().double() * count, correct.double(), valid.double(), count])
 
 
 class _Run:
@@ -118,11 +131,14 @@ class _Run:
     ) -> None:
         self.recipe, self.data, self.seed, self.gang = recipe, data, seed, gang
         self.model, self.optimizer, self.progress = model, optimizer, progress
+        progress.sums = progress.sums.to(gang.device)
+        self.saved_sums = progress.sums
         self.forward: nn.Module = model
         if gang.world > 1:
             synchronise_batch_norm(model)
-            self.forward = nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
+            self.forward = averaged(model, gang)
         self.wishes = Wishes(gang)
+        self.interval = Interval(recipe, data.split("train"), seed, gang)
         self.waited = 0.0
         self.since = time.perf_counter()
         self.images = 0
@@ -156,6 +172,12 @@ class _Run:
                 yield from self._save_now(best=False, wish=wish)
         yield self._event("finished", {"val/mIoU_best": progress.best})
 
+    def doing(self) -> str:
+        """What is under way, for the sentence about a failure."""
+        recipe, share = self.recipe, self.recipe.batch_size // self.gang.world
+        size = f"{recipe.crop[0]}x{recipe.crop[1]}"
+        return f"{recipe.name}: iteration {self.progress.step + 1} on {share} images of {size} per worker"
+
     def _due(self, interval: int) -> bool:
         """Whether the iteration just completed is one of every `interval`, or the last."""
         step = self.progress.step
@@ -180,29 +202,23 @@ class _Run:
         self._restart_clock()
 
     def _step(self, batch: Batch) -> None:
+        lr = poly_lr(self.progress.step, self.recipe)
         for group in self.optimizer.param_groups:
-            group["lr"] = poly_lr(self.progress.step, self.recipe)
+            group["lr"] = lr
         sums = train_step(self.forward, self.optimizer, batch, self.recipe, self.gang.device)
-        self.progress.sums = self.progress.sums.to(self.gang.device) + sums
+        self.progress.sums += sums
+        self.interval.note(self.progress.step + 1, lr, sums[0] / sums[3])
         self.images += batch.images.shape[0]
 
-    def _gather_sums(self) -> Tensor:
-        """Move the sums of all workers to rank 0, so that a state saved there lacks nothing; returns the total."""
-        total = self.gang.sum_(self.progress.sums.to(self.gang.device).clone())
-        self.progress.sums = total if self.gang.rank == 0 else torch.zeros_like(total)
-        return total
-
     def _log(self) -> Event:
-        loss, correct, valid, iterations = self._gather_sums().tolist()
-        self.progress.sums = torch.zeros_like(self.progress.sums)
+        loss, correct, valid, images = self.gang.sum_(self.progress.sums.clone()).tolist()
         if not math.isfinite(loss):
-            raise TrainingError(
-                f"{self.recipe.name}: the loss is {loss} at iteration {self.progress.step}: lower lr (now "
-                f"{self.recipe.lr}), or look at the data with `hrgrid data check`"
-            )
+            raise self.interval.diverged(self.progress.step)
+        self.progress.sums = torch.zeros_like(self.progress.sums)
+        self.interval.clear()
         elapsed = max(time.perf_counter() - self.since, 1e-9)
         metrics = {
-            "train/loss": loss / iterations,
+            "train/loss": loss / images,
             "train/acc": 100 * correct / max(valid, 1.0),
             "train/lr": float(self.optimizer.param_groups[0]["lr"]),
             "train/data_wait": self.waited / elapsed,
@@ -222,7 +238,9 @@ class _Run:
         """Evaluate the val split; yields signs of life and one `validated` event, returns the mIoU in percent."""
         self._note_memory()
         evaluation = evaluate_split(self.model, self.data.split("val"), self.recipe, self.gang)
-        matrix = yield from self._followed(evaluation)
+        doing = f"{self.recipe.name}: the validation after iteration {self.progress.step}"
+        with memory_explained(self.gang.device, doing, evaluation_remedies(self.recipe)):
+            matrix = yield from self._followed(evaluation)
         scores = matrix.scores()
         self._restart_memory()
         self.progress.validated, self.progress.confusion = self.progress.step, matrix.state()
@@ -251,7 +269,10 @@ class _Run:
             self.progress.memory = self.gang.largest(max(self.progress.memory, here))
 
     def _checkpoint(self, *, best: bool, wish: str) -> Event:
-        self._gather_sums()
+        self.saved_sums = self.gang.gathered(self.progress.sums)
+        if not math.isfinite(float(self.saved_sums[:, 0].sum())):
+            # What would be saved could never be gone on with.
+            raise self.interval.diverged(self.progress.step)
         self._note_memory()
         return Event(
             kind="checkpoint", step=self.progress.step, total=self.recipe.max_iters, save=self._save, best=best,
@@ -259,4 +280,5 @@ class _Run:
         )  # fmt: skip
 
     def _save(self, folder: Path) -> None:
-        save_state(folder, self.model, self.optimizer, self.progress, self.recipe, self.seed)
+        progress = dataclasses.replace(self.progress, sums=self.saved_sums)
+        save_state(folder, self.model, self.optimizer, progress, self.recipe, self.seed)

@@ -19,11 +19,16 @@ from torch import Tensor, nn
 
 from hrnet.catalogue import FREE_FIELDS, Recipe
 from hrnet.errors import WeightsError
+from hrnet.training.gang import Gang
 
-__all__ = ["STATE_FILE", "Progress", "load_state", "read_recipe", "recipe_hash", "save_state"]
+__all__ = ["STATE_FILE", "Progress", "load_state", "read_recipe", "recipe_hash", "save_state", "weights_hash"]
 
 STATE_FILE = "state.pt"
 """Name of the state file in a checkpoint folder."""
+
+_FORMAT = 2
+_READABLE = (1, 2)
+"""In format 1 the sums of all workers were those of rank 0, and counted iterations of workers instead of images."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -46,7 +51,8 @@ class Progress:
     """Most bytes that training took on a GPU, over all steps and workers; 0 where it ran on CPUs."""
 
     sums: Tensor = field(default_factory=lambda: torch.zeros(4, dtype=torch.float64))
-    """Sums of this worker since the last logging: loss, correct pixels, valid pixels, iterations."""
+    """Sums of this worker since the last logging: loss times images, correct pixels, valid pixels, images. In a file
+    there is one such row for each worker, (world, 4), so that the same gang goes on adding in the same order."""
 
 
 def recipe_hash(recipe: Recipe) -> str:
@@ -60,10 +66,15 @@ def recipe_hash(recipe: Recipe) -> str:
 def save_state(
     folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress, recipe: Recipe, seed: int
 ) -> None:
-    """Write `state.pt` into a folder; the file appears whole or not at all."""
+    """Write `state.pt` into a folder; the file appears whole or not at all.
+
+    `progress` must hold the sums of all workers. On the CPU the same training writes the same bytes, with two
+    exceptions: torch's global generator, from which training draws nothing, is saved as the program left it, and the
+    file says where pretrained weights were read from.
+    """
     content = {
         "meta": {
-            "format": 1,
+            "format": _FORMAT,
             "recipe": json.dumps(recipe.to_dict()),
             "recipe_hash": recipe_hash(recipe),
             "seed": seed,
@@ -85,9 +96,9 @@ def save_state(
 
 
 def load_state(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, recipe: Recipe, seed: int
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, recipe: Recipe, seed: int, gang: Gang
 ) -> Progress:
-    """Put a saved state back into a model and its optimizer.
+    """Put a saved state back into a model and its optimizer; returns the progress of this worker of the gang.
 
     Raises:
         WeightsError: the file is missing or damaged, or belongs to another recipe or seed.
@@ -102,7 +113,20 @@ def load_state(
     model.load_state_dict(content["state_dict"])
     optimizer.load_state_dict(content["optimizer"])
     torch.set_rng_state(content["rng"])
-    return Progress(**content["progress"])
+    progress = Progress(**content["progress"])
+    if meta["format"] == 1 and progress.sums[3] > 0:
+        scale = recipe.batch_size * (progress.step % recipe.log_interval) / float(progress.sums[3])
+        progress.sums[0::3] *= scale
+    progress.sums = _own_sums(progress.sums, gang)
+    return progress
+
+
+def _own_sums(saved: Tensor, gang: Gang) -> Tensor:
+    """This worker's own row if as many workers saved; otherwise rank 0 has them all, and the total is the same."""
+    rows = saved.reshape(-1, 4)
+    if len(rows) == gang.world:
+        return rows[gang.rank].clone()
+    return rows.sum(0) if gang.rank == 0 else torch.zeros_like(rows[0])
 
 
 def read_recipe(folder: Path) -> tuple[Recipe, Progress, dict[str, Tensor]]:
@@ -116,12 +140,26 @@ def read_recipe(folder: Path) -> tuple[Recipe, Progress, dict[str, Tensor]]:
     return recipe, Progress(**content["progress"]), content["state_dict"]
 
 
+def weights_hash(folder: Path) -> str:
+    """SHA-256 of the weights and running statistics of a saved state, in hexadecimal.
+
+    It covers name, type, shape and bytes of each tensor, in the order of the model, and nothing else: trainings with
+    equal hashes ended with the same network to the last bit. Raises WeightsError as `read_recipe` does.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in _read(folder)["state_dict"].items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
 def _read(folder: Path) -> dict[str, Any]:
     path = folder / STATE_FILE
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         if not {"meta", "state_dict", "optimizer", "progress", "rng"} <= content.keys():
             raise KeyError("not a training state")
+        version = content["meta"].get("format")
     except FileNotFoundError:
         raise WeightsError(f"{path} does not exist: give a checkpoint folder written by a training") from None
     except Exception as error:
@@ -129,4 +167,6 @@ def _read(folder: Path) -> dict[str, Any]:
         raise WeightsError(
             f"{path} cannot be read as a training state ({reason}): use an earlier checkpoint"
         ) from error
+    if version not in _READABLE:
+        raise WeightsError(f"{path} has the format {version!r}, this version of hrgrid reads {_READABLE}: update it")
     return dict(content)
