@@ -37,6 +37,7 @@ class Line:
     loss: str
     score: str
     finish: str
+    warning: str = ""
 
 
 def line_of(name: str, progress: TrialProgress, finish: float | None) -> Line:
@@ -48,6 +49,7 @@ def line_of(name: str, progress: TrialProgress, finish: float | None) -> Line:
         loss=number(progress.metrics.get("train/loss"), 4),
         score=number(progress.metrics.get("val/mIoU")),
         finish="-" if finish is None else time.strftime("%H:%M:%S", time.localtime(finish)),
+        warning=progress.warning,
     )
 
 
@@ -88,12 +90,14 @@ class Board:
                 stamp = time.strftime("%H:%M:%S", time.localtime(self._clock()))
                 facts = [f"{word} {value}" for word, value in _facts(line).items() if value != "-"]
                 print(f"{stamp} {line.name}: {', '.join([line.state, *facts])}", flush=True)
+                if line.warning:
+                    print(f"{stamp} {line.name}: far below its reference: {line.warning}", flush=True)
 
     def _is_news(self, key: str, line: Line) -> bool:
         before, when = self._told.get(key, (None, 0.0))
         if before is None:
             return line.state not in ("waiting", "skipped")
-        if before.state != line.state or before.score != line.score:
+        if (before.state, before.score, before.warning) != (line.state, line.score, line.warning):
             return True
         return before != line and self._clock() - when >= NEWS_SECONDS
 
@@ -121,7 +125,13 @@ class Board:
         for key, name in self._names.items():
             line = lines.get(key) or Line(name=name, state="waiting", step="-", loss="-", score="-", finish="-")
             state = Text(line.state, style=_STYLES.get(line.state, ""))
+            if line.warning:
+                state.append(" (below its reference)", style="yellow")
             table.add_row(Text(line.name), state, line.step, line.loss, line.score, line.finish)
+        warnings = [f"{line.name}: {line.warning}" for line in lines.values() if line.warning]
+        if warnings:
+            table.caption = Text("\n".join(warnings), style="yellow")
+            table.caption_justify = "left"
         return table
 
 

@@ -22,6 +22,7 @@ __all__ = [
     "add_launch",
     "add_name",
     "add_places",
+    "add_reference",
     "add_storage",
     "add_yes",
     "device",
@@ -174,6 +175,20 @@ def add_launch(parser: argparse.ArgumentParser) -> None:
     add_places(parser)
     add_name(parser)
     add_gangs(parser)
+    add_reference(parser)
+
+
+def add_reference(parser: argparse.ArgumentParser) -> None:
+    """What is drawn beside the runs."""
+    parser.add_argument(
+        "--reference-log",
+        action="append",
+        default=[],
+        metavar="[PATTERN:]LOG",
+        dest="references",
+        help="draw another training beside the runs in MLflow and say when one falls far below it: OpenMMLab's "
+        ".log.json (file or address), 'published', or a cell or trial key of this storage; may be repeated",
+    )
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:

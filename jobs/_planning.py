@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from jobs._options import facets, settings
+from jobs._reference import parse_references, references
 from jobs._wiring import HrnetWorkload
 from orchestrator.errors import ClusterError, UsageError
 from orchestrator.estimates import Estimator, measurements
 from orchestrator.grid import Trial, expand, parse_overrides, select
 from orchestrator.ledger import Ledger, TrialRecord
 from orchestrator.plan import ClusterShape, Plan, make_plan, parse_cluster
+from orchestrator.reference import Reference
 from orchestrator.settings import Settings
 from orchestrator.sharing import Sharing
 from orchestrator.sizing import AUTO
@@ -36,6 +38,8 @@ class Draft:
     trials: tuple[Trial, ...]
     records: Mapping[str, TrialRecord]
     plan: Plan
+    references: Mapping[str, Reference]
+    """Key to what is shown beside the run, of the trials that will run and have one."""
 
 
 def require_data(args: argparse.Namespace) -> None:
@@ -106,7 +110,7 @@ def draft(args: argparse.Namespace, cluster: ClusterShape, *, free_dead: bool = 
     places = settings(args)
     workload = HrnetWorkload(data=args.data)
     cells = select(workload.cells(), facets(args), args.names)
-    overrides = parse_overrides(args.overrides)
+    overrides, rules = parse_overrides(args.overrides), parse_references(args.references)
     trials = expand(workload, cells, overrides, args.seeds, args.data, note=_note)
     if free_dead:
         from orchestrator.scheduler import free_dead_trials
@@ -125,7 +129,11 @@ def draft(args: argparse.Namespace, cluster: ClusterShape, *, free_dead: bool = 
         auto_gangs=args.gangs == AUTO,
         sharing=_sharing(args.share_gpus),
     )
-    return Draft(settings=places, workload=workload, trials=tuple(trials), records=records, plan=plan)
+    going = {trial.key for trial in plan.to_run}
+    shown = references(rules, trials, going.__contains__, places, workload.published_log) if rules else {}
+    return Draft(
+        settings=places, workload=workload, trials=tuple(trials), records=records, plan=plan, references=shown
+    )
 
 
 def obstacles(plan: Plan) -> list[str]:

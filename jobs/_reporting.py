@@ -136,6 +136,8 @@ def print_leaderboard(report: Report) -> None:
     for trial in (trial for row in report.rows for trial in row.trials):
         if trial.error:
             print(f"{trial.name} failed: {trial.error.strip().splitlines()[0]}")
+        if trial.warning:
+            print(f"{trial.name} is far below its reference: {trial.warning}")
 
 
 def _leaderboard_line(row: Row, *, several: bool) -> tuple[str, ...]:

@@ -99,6 +99,10 @@ class HrnetWorkload:
         """The published numbers of the cell's recipe."""
         return science.published_metrics(cell.name)
 
+    def published_log(self, cell: Cell) -> str | None:
+        """Address of the training log that the published table names for the cell, or None."""
+        return science.published_links(cell.name).get("log")
+
     def facts(self, cell: Cell) -> Facts:
         """What the published table says of the cell's recipe beside its numbers."""
         recipe = _catalogue(self.data).get(cell.name)

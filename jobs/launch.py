@@ -42,6 +42,7 @@ def run(args: argparse.Namespace) -> int:
     """Plan, ask, run, report; exit code 1 if a cell failed, 2 if something keeps a cell from running."""
     from jobs._planning import cluster_shape, draft, obstacles, require_data
     from jobs._plantable import print_plan
+    from jobs._reference import print_references
 
     if args.smoke:
         from jobs._smoke import arrange
@@ -50,6 +51,7 @@ def run(args: argparse.Namespace) -> int:
     require_data(args)
     made = draft(args, cluster_shape(args), free_dead=True)
     print_plan(made.plan, args.price)
+    print_references(made.references)
     print(flush=True)
     problems = obstacles(made.plan)
     for problem in problems:
@@ -83,12 +85,16 @@ def _check_places(made: Draft) -> None:
 def _carry_out(made: Draft, address: str | None) -> Sequence[TrialOutcome]:
     from jobs._live import Board
     from orchestrator import provenance
+    from orchestrator.companion import keep_reference
     from orchestrator.scheduler import run_plan
+    from orchestrator.storage import Storage
     from orchestrator.trainer import RunOptions
 
     if os.environ.get("RAY_JOB_STOP_SIGNAL") == "SIGINT":
         # A head that was started in the background of a script ignores SIGINT, and its jobs inherit that.
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    for key, reference in made.references.items():
+        keep_reference(Storage(made.settings.storage), key, reference)
     options = RunOptions(provenance=provenance.capture(), address=address)
     try:
         with Board(made.plan.trials) as board:

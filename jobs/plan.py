@@ -10,6 +10,7 @@ from jobs._command import MISUSED, complain, main_of
 from jobs._options import add_filters, add_json, add_launch
 from jobs._planning import cluster_shape, draft, obstacles
 from jobs._plantable import plan_facts, print_plan
+from jobs._reference import print_references
 
 HELP = "Say what a launch with the same options would run, resume and skip, and for how long. Starts nothing."
 
@@ -25,9 +26,11 @@ def run(args: argparse.Namespace) -> int:
     """Print the plan; exit code 2 if something could not run."""
     made = draft(args, cluster_shape(args))
     if args.json:
-        print(json.dumps(plan_facts(made.plan, made.settings, args.price), indent=1))
+        shown = {key: reference.source for key, reference in made.references.items()}
+        print(json.dumps({**plan_facts(made.plan, made.settings, args.price), "references": shown}, indent=1))
     else:
         print_plan(made.plan, args.price)
+        print_references(made.references)
     problems = obstacles(made.plan)
     for problem in problems:
         complain(problem)

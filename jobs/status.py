@@ -70,6 +70,7 @@ def _facts(entry: Entry, record: TrialRecord) -> dict[str, Any]:
         "metrics": {**(progress.get("metrics") or {}), **record.metrics},
         "run_id": record.run_id,
         "age_seconds": None if record.age is None else round(record.age, 1),
+        "warning": record.warning or None,
         "error": result.get("error") if record.state == "failed" else None,
     }
 
@@ -94,6 +95,8 @@ def _print(name: str, cells: Sequence[dict[str, Any]]) -> None:
     for cell in cells:
         if cell["error"]:
             print(f"{cell['cell']} failed: {str(cell['error']).strip().splitlines()[0]}")
+        if cell["warning"]:
+            print(f"{cell['cell']} is far below its reference: {cell['warning']}")
     print()
 
 

@@ -71,6 +71,11 @@ class TrialRecord:
         return (self.result or {}).get("run_id") or (self.progress or {}).get("run_id")
 
     @property
+    def warning(self) -> str:
+        """One sentence if it runs, or ran, far below its reference, else empty."""
+        return (self.progress or {}).get("warning") or ""
+
+    @property
     def device(self) -> str | None:
         """What it was computed on, as its workers said."""
         return (self.progress or {}).get("device")

@@ -52,6 +52,8 @@ class TrialProgress:
     metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
     run_id: str | None = None
     error: str | None = None
+    warning: str = ""
+    """One sentence while it is far below its reference."""
 
 
 def run_plan(
@@ -165,6 +167,7 @@ class _Watch:
             metrics=(progress if result is None else result).get("metrics") or {},
             run_id=(progress if result is None else result).get("run_id"),
             error=None if result is None else result.get("error"),
+            warning=str(progress.get("warning") or ""),
         )
         if result is not None:
             self._ended[key], self.results[key] = found, result

@@ -164,6 +164,19 @@ class Tracker:
         for begin in range(0, len(batch), PARAMS_PER_BATCH):
             self.client.log_batch(run_id, tags=batch[begin : begin + PARAMS_PER_BATCH])
 
+    def tags(self, run_id: str) -> dict[str, str]:
+        """All tags of a run."""
+        return dict(self.client.get_run(run_id).data.tags)
+
+    def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Set tags of a run, whatever its status."""
+        self._set_tags(run_id, tags)
+
+    def history(self, run_id: str, name: str) -> tuple[tuple[int, float], ...]:
+        """All points of a metric of a run as (step, value), in ascending order of the step."""
+        points = self.client.get_metric_history(run_id, legal_name(name))
+        return tuple(sorted({int(point.step): float(point.value) for point in points}.items()))
+
     def start_ms(self, run_id: str) -> int:
         """When the run was first started, milliseconds since the epoch."""
         return int(self.client.get_run(run_id).info.start_time)

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from orchestrator.background import Courier
 from orchestrator.checkpoints import Checkpoint, CheckpointStore
+from orchestrator.companion import WARNING_TAG, open_companion
 from orchestrator.errors import LeaseLostError
 from orchestrator.keeper import Keeper
 from orchestrator.ledger import Ledger
@@ -33,6 +34,8 @@ REMOTE_SECONDS: Final = 5.0
 LOCAL_SECONDS: Final = 1.0
 SHIP_SECONDS: Final = 60.0
 """Seconds between two uploads of the logs to the tracking store."""
+VALIDATIONS_KEPT: Final = 32
+"""In the progress document: the last ones, for whoever decides by them (a search) and looks only now and then."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -133,6 +136,12 @@ class _Desk:
         self.keeper = Keeper(store, info)
         self._next_ship = time.monotonic() + SHIP_SECONDS
         self.progress = _Progress(ledger, job, self._beat)
+        self._validated: list[Json] = []
+        self._companion = open_companion(
+            storage, job.key, run=self.tracker, run_id=job.run_id, record=self.recorder.record, tell=self._tag
+        )
+        if self._companion is not None:
+            self.progress.update(warning=self._companion.warning)
 
     def train_event(self, event: Event) -> None:
         """Record one event of the training."""
@@ -140,6 +149,11 @@ class _Desk:
         self.recorder.record(event.metrics, event.step)
         self.progress.update(step=event.step, total=event.total, metrics=_floats(event.metrics))
         self._send_artifacts(event)
+        if event.kind == "validated":
+            self._validated = [*self._validated, [event.step, _floats(event.metrics)]][-VALIDATIONS_KEPT:]
+            self.progress.update(validated=self._validated)
+        if self._companion is not None:
+            self._companion.see(event.metrics, event.step, event.total)
         if event.save is not None:
             self.keeper.take(event.save, event.step, _floats(event.metrics), best=event.best)
 
@@ -166,6 +180,12 @@ class _Desk:
         self._send_logs()
         self.courier.close()
         self.progress.close()
+
+    def _tag(self, tags: Mapping[str, str]) -> None:
+        if WARNING_TAG in tags:
+            self.progress.update(warning=tags[WARNING_TAG])
+            self._log.note(tags[WARNING_TAG] or "no longer far below the reference")
+        self.courier.send("tags", lambda: self.tracker.set_tags(self._job.run_id, tags))
 
     def _beat(self) -> None:
         self._log.ship()

@@ -42,8 +42,8 @@ def to_json(report: Report) -> str:
 def to_csv(report: Report) -> str:
     """Return the table as CSV with a header, one line per cell: what `leaderboard` gives.
 
-    Of the trials there are `seeds` (of all of them) and `run_url` (of those that the scores are of); these, reasons
-    and errors are joined with `; `. What is missing is empty.
+    Of the trials there are `seeds` (of all of them) and `run_url` (of those that the scores are of); these,
+    reasons, errors and warnings are joined with `; `. What is missing is empty.
     """
     sink = io.StringIO()
     lines = [_line(row, flat) for row, flat in zip(report.rows, leaderboard(report.rows), strict=True)]
@@ -60,6 +60,7 @@ def _line(row: Row, flat: dict[str, Json]) -> dict[str, Json]:
         **{name: value for name, value in flat.items() if name != "trials"},
         "not_comparable": "; ".join(row.not_comparable),
         "error": "; ".join(trial.error.strip().splitlines()[0] for trial in row.trials if trial.error),
+        "warning": "; ".join(trial.warning for trial in row.trials if trial.warning),
         "seeds": "; ".join(str(trial.seed) for trial in row.trials),
         "run_url": "; ".join(urls),
     }
@@ -110,6 +111,7 @@ def _trial(row: Row, trial: Trial) -> dict[str, Json]:
         "verdict": trial.verdict(row.published),
         "not_comparable": list(trial.reasons),
         "error": trial.error,
+        "warning": trial.warning or None,
         "run_url": trial.run_url,
     }
 

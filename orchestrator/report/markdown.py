@@ -32,6 +32,7 @@ def to_markdown(report: Report) -> str:
         ("Not comparable, because", notes),
         ("Seeds", [line for row in report.rows if len(row.trials) > 1 for line in _seeds(row)]),
         ("Failed", [f"- {trial.name}: {text.first_line(trial.error)}" for trial in trials if trial.error]),
+        ("Far below the reference", [f"- {trial.name}: {trial.warning}" for trial in trials if trial.warning]),
         ("Verdicts", [f"- {VERDICTS[v]} {v} ({count}): {MEANINGS[v]}" for v, count in report.counts.items()]),
         ("Conditions", [f"- {sentence}" for sentence in report.reading]),
         ("Provenance", [f"- {name}: {value}" for name, value in text.provenance_lines(report.provenance)]),

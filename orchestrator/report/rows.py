@@ -36,6 +36,9 @@ class Trial:
     error: str | None = None
     """Why it failed."""
 
+    warning: str = ""
+    """One sentence if it runs, or ran to its end, far below its reference curve."""
+
     device: str | None = None
     """What it ran on, such as `NVIDIA H200` or `CPU, Intel(R) Xeon(R)`; None if that is not known."""
 
@@ -192,7 +195,7 @@ class Row:
     @property
     def told(self) -> bool:
         """There is more to tell than fits the table."""
-        return len(self.trials) > 1 or any(trial.pictures or trial.error for trial in self.trials)
+        return len(self.trials) > 1 or any(trial.pictures or trial.error or trial.warning for trial in self.trials)
 
     @property
     def _measured(self) -> Trial | None:

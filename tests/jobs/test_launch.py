@@ -26,7 +26,18 @@ SMALL = (
 RUIN = ("max_iters=40", "val_interval=40", "lr=100", "weight_decay=1")
 """Every step of this makes the weights about a hundred times larger, until the loss is no number."""
 
-pytestmark = pytest.mark.ray
+REFERENCE = [
+    {"env_info": "somewhere"},
+    *({"mode": "train", "epoch": 1, "iter": step, "lr": 0.01, "loss": 1.0 / step} for step in range(1, 5)),
+    {"mode": "val", "epoch": 1, "iter": 2, "mIoU": 0.97, "mAcc": 0.98, "aAcc": 0.99},
+    {"mode": "val", "epoch": 1, "iter": 4, "mIoU": 0.98, "mAcc": 0.98, "aAcc": 0.99},
+]
+"""The log of a training that no four iterations can keep up with."""
+
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"),
+]
 
 
 def hrgrid(*argv: str | Path, home: Path) -> subprocess.CompletedProcess[str]:
@@ -72,6 +83,9 @@ def launched(tmp_path_factory: pytest.TempPathFactory) -> Launched:
     assert main(["data", "synth", "--to", str(drawn), "--train", "4", "--val", "2", "--size", "64x128"]) == 0
     assert main(["data", "prepare", str(drawn), "--to", str(prepared), "--partial"]) == 0
     words = [GOOD, BAD, *sets(*SMALL, *(f"{BAD}:{change}" for change in RUIN)), *places(folder)]
+    log = folder / "reference.log.json"
+    log.write_text("".join(json.dumps(line) + "\n" for line in REFERENCE))
+    words += ["--reference-log", f"{GOOD}:{log}"]
     done = hrgrid("launch", *words, "--workers", "1", "--yes", home=folder)
     return Launched(folder, done)
 
@@ -102,6 +116,27 @@ def test_status_tells_the_same(launched: Launched) -> None:
     assert 0 <= cells[GOOD]["metrics"]["val/mIoU"] <= 100
     assert cells[GOOD]["metrics"]["train/loss"] > 0
     assert "the loss is" in cells[BAD]["error"]
+
+
+def test_the_reference_is_drawn_beside_the_run_and_a_run_far_below_is_flagged(launched: Launched) -> None:
+    from orchestrator.tracking import Tracker
+
+    run = {run.name: run for run in Tracker(str(launched.storage / "mlflow.db"), "small").runs()}[GOOD]
+    tracker = Tracker(str(launched.storage / "mlflow.db"), "small")
+    assert tracker.history(run.run_id, "reference/val/mIoU") == ((2, pytest.approx(97)), (4, pytest.approx(98)))
+    assert [step for step, _ in tracker.history(run.run_id, "reference/train/loss")] == [1, 2, 3, 4]
+    assert run.tags["hrgrid.reference"] == str(launched.folder / "reference.log.json")
+    assert len(run.tags["hrgrid.reference_sha256"]) == 64
+    warning = run.tags["hrgrid.warning"]
+    assert warning.startswith("val/mIoU ")
+    assert "at iteration 4 is 9" in warning
+    assert warning.endswith("points below the reference's 98.0")
+    assert run.status == "FINISHED"
+    (cell,) = [cell for cell in launched.status() if cell["cell"] == GOOD]
+    assert cell["warning"] == warning
+    assert f"reference of 1 cell: {launched.folder}/reference.log.json" in launched.done.stdout
+    assert f"{GOOD} is far below its reference: {warning}" in launched.done.stdout
+    assert f"- {GOOD}: {warning}" in (launched.storage / "reports" / "small" / "report.md").read_text()
 
 
 def test_a_relaunch_of_what_is_finished_starts_nothing(launched: Launched) -> None:

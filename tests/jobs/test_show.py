@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
-from jobs._live import Board
+from jobs._live import Board, line_of
 from jobs._options import positive, seeds
 from jobs._show import duration, number, plural, print_table
 from orchestrator.plan import PlannedTrial
@@ -68,6 +69,17 @@ def test_a_board_without_a_terminal_tells_news_once(capsys: pytest.CaptureFixtur
     assert lines[1].startswith("one: training, step 20/100, loss 1.5000, mIoU 30.00, finish ")
     assert lines[2] == "one: failed, step 20/100"
     assert len(lines) == 3
+
+
+def test_a_board_tells_once_that_a_run_is_far_below_its_reference(capsys: pytest.CaptureFixture[str]) -> None:
+    low = replace(_at(20, mIoU=30.0)[0], warning="val/mIoU 30.0 at iteration 20 is 40 points below")
+    with Board([_planned("one", "k1")], clock=lambda: 0.0) as board:
+        for progress in (_at(20, mIoU=30.0)[0], low, low, replace(low, warning="")):
+            board.update([progress])
+    lines = [line.partition(" ")[2] for line in capsys.readouterr().out.splitlines()]
+    assert [line for line in lines if "far below" in line] == [f"one: far below its reference: {low.warning}"]
+    assert len(lines) == 4
+    assert "val/mIoU 30.0 at iteration 20" in str(board._table({"k1": line_of("one", low, None)}).caption)
 
 
 def test_the_finish_time_carries_the_pace_on() -> None:
