@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import json
 import time
 from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
@@ -17,7 +20,7 @@ from orchestrator.report.text import gap
 from orchestrator.settings import Settings
 from orchestrator.storage import Storage
 
-__all__ = ["FORMATS", "keep_pictures", "make_report", "print_leaderboard", "write_report"]
+__all__ = ["FORMATS", "keep_pictures", "make_report", "print_leaderboard", "refresh_report", "write_report"]
 
 FORMATS: Mapping[str, Callable[[Report], str]] = MappingProxyType(
     {"html": to_html, "md": to_markdown, "csv": to_csv, "json": to_json}
@@ -41,7 +44,9 @@ _CONDITIONS = (
 )
 
 
-def make_report(places: Settings, workload: HrnetWorkload, *, every_cell: bool = False) -> Report:
+def make_report(
+    places: Settings, workload: HrnetWorkload, *, every_cell: bool = False, pictures: int = PICTURES
+) -> Report:
     """Collect a benchmark's rows from the ledger; the tracking server is not asked."""
     remote = places.tracking.startswith("http")
     pages = public(places.tracking) if remote else f"http://{HOST}:{DEFAULT_PORT}"
@@ -51,7 +56,7 @@ def make_report(places: Settings, workload: HrnetWorkload, *, every_cell: bool =
         places.benchmark,
         workload,
         run_url=lambda run_id: f"{pages}/#/runs/{run_id}",
-        pictures=PICTURES,
+        pictures=pictures,
         every_cell=every_cell,
     )
     return Report(
@@ -72,7 +77,8 @@ def keep_pictures(places: Settings) -> None:
     """
     ledger = Ledger(Storage(places.storage))
     records = ledger.trials(entry.key for entry in ledger.benchmark(places.benchmark))
-    lacking = [r for r in records.values() if r.state == "finished" and r.run_id and not ledger.pictures(r.key, 1)]
+    there = ledger.picture_names(records)
+    lacking = [r for r in records.values() if r.state == "finished" and r.run_id and not there[r.key]]
     if not lacking:
         return
     from hrnet.draw import for_report
@@ -89,10 +95,29 @@ def keep_pictures(places: Settings) -> None:
                 ledger.write_picture(record.key, f"{name}.jpg", for_report(picture))
 
 
+def refresh_report(places: Settings, workload: HrnetWorkload) -> tuple[Report, dict[str, str]]:
+    """Return the report without pictures, and where it is; it is written unless the same facts were written before.
+
+    A launch with nothing to do would otherwise spend most of its time on drawing what is there.
+    """
+    storage, folder = Storage(places.storage), f"reports/{places.benchmark}"
+    report = make_report(places, workload, pictures=0)
+    pictures = Ledger(storage).picture_names(trial.key for row in report.rows for trial in row.trials)
+    facts = json.dumps([to_json(dataclasses.replace(report, created="")), pictures])
+    made_of = {"sha256": hashlib.sha256(facts.encode()).hexdigest(), "forms": sorted(FORMATS)}
+    there = set(storage.list(folder))
+    if {f"report.{form}" for form in FORMATS} <= there and storage.find_json(f"{folder}/made-of.json") == made_of:
+        return report, {form: f"{storage.uri}/{folder}/report.{form}" for form in FORMATS}
+    written = write_report(places, make_report(places, workload))
+    storage.write_json(f"{folder}/made-of.json", made_of)
+    return report, written
+
+
 def write_report(places: Settings, report: Report, formats: Collection[str] = tuple(FORMATS)) -> dict[str, str]:
     """Write the report to reports/<benchmark>/ of the storage; returns form to location."""
     storage = Storage(places.storage)
     folder = f"reports/{places.benchmark}"
+    storage.delete(f"{folder}/made-of.json")
     for form in formats:
         storage.write_bytes(f"{folder}/report.{form}", FORMATS[form](report).encode())
     return {form: f"{storage.uri}/{folder}/report.{form}" for form in formats}

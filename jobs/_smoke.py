@@ -70,14 +70,16 @@ def arrange(args: argparse.Namespace) -> None:
 
 def draw_missing(uri: str, datasets: Sequence[str], *, train: int = _TRAIN, val: int = _VAL) -> None:
     """Draw and prepare the data sets that are not at `uri` yet, each in a folder (or prefix) of its name."""
-    from hrnet.data.prepare.run import prepare
     from hrnet.data.shards import list_datasets
-    from hrnet.data.synthetic import synthesise
 
     there = {dataset.card.name for dataset in list_datasets(uri)}
-    for name in datasets:
-        if name in there:
-            continue
+    missing = [name for name in datasets if name not in there]
+    if not missing:
+        return  # what prepares data imports torch, which a launch with nothing to do must not pay
+    from hrnet.data.prepare.run import prepare
+    from hrnet.data.synthetic import synthesise
+
+    for name in missing:
         with tempfile.TemporaryDirectory(prefix="hrgrid-smoke-") as scratch:
             native = synthesise(name, Path(scratch) / name, train=train, val=val)
             done = prepare(native, f"{uri}/{name}", dataset=name, partial=True)

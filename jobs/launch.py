@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Plan, ask, run, report; exit code 1 if a cell failed, 2 if something keeps a cell from running."""
+    """Plan, ask, run, report; exit code 0 only if every cell is finished, 2 if something keeps a cell from running."""
     from jobs._planning import cluster_shape, draft, obstacles, require_data
     from jobs._plantable import print_plan
     from jobs._reference import print_references
@@ -63,8 +63,8 @@ def run(args: argparse.Namespace) -> int:
         if sys.stdin.isatty() and sys.stdout.isatty() and not args.yes and not ask("Start?"):
             print("nothing was started")
             return 0
-    outcomes = _carry_out(made, args.address)
-    code = _conclude(made, outcomes) or (FAILED if problems else 0)
+    outcomes = _carry_out_all(args, made)
+    code = _conclude(made, outcomes)
     if args.smoke:
         from jobs._smoke import verdict
 
@@ -80,6 +80,21 @@ def _check_places(made: Draft) -> None:
     places = made.settings
     Storage(places.storage).check()
     Tracker(places.tracking, places.benchmark, artifacts=places.artifacts).check()
+
+
+def _carry_out_all(args: argparse.Namespace, made: Draft) -> list[TrialOutcome]:
+    """Carry out the plan, then what other launches have begun meanwhile or before and will not end."""
+    from jobs._others import abandoned, only
+    from jobs._planning import cluster_shape, draft
+
+    outcomes = {outcome.key: outcome for outcome in _carry_out(made, args.address)}
+    while keys := abandoned(made.settings, outcomes.values()):
+        rest = only(draft(args, cluster_shape(args), free_dead=True), keys)
+        if not rest.plan.to_run:
+            break
+        print(f"\n{plural(len(rest.plan.to_run), 'cell')} left by another launch that is gone: taken over", flush=True)
+        outcomes |= {outcome.key: outcome for outcome in _carry_out(rest, args.address)}
+    return list(outcomes.values())
 
 
 def _carry_out(made: Draft, address: str | None) -> Sequence[TrialOutcome]:
@@ -106,19 +121,22 @@ def _carry_out(made: Draft, address: str | None) -> Sequence[TrialOutcome]:
 
 def _conclude(made: Draft, outcomes: Sequence[TrialOutcome]) -> int:
     """Write and print the report, and say what can be done next."""
-    from jobs._reporting import keep_pictures, make_report, print_leaderboard, write_report
+    from jobs._others import tell
+    from jobs._reporting import keep_pictures, print_leaderboard, refresh_report
 
     places = made.settings
     with _tracking_may_fail("the report has no new pictures"):
         keep_pictures(places)
-    report = make_report(places, made.workload)
-    written = write_report(places, report)
+    report, written = refresh_report(places, made.workload)
     if made.plan.to_run:
         with _tracking_may_fail("the leaderboard was not recorded in MLflow"):
             _summarise(made, report)
     print()
     print_leaderboard(report)
-    failed = [outcome for outcome in outcomes if outcome.state == "failed"]
+    states = {trial.key: trial.state for row in report.rows for trial in row.trials}
+    unfinished = [outcome for outcome in outcomes if states.get(outcome.key) != "finished"]
+    failed = [outcome for outcome in unfinished if outcome.state == "failed"]
+    tell(places, [outcome for outcome in unfinished if outcome.state == "skipped"])
     if failed:
         print(f"\n{plural(len(failed), 'cell')} failed; the same command tries again. Logs of each:")
         for outcome in failed:
@@ -126,7 +144,7 @@ def _conclude(made: Draft, outcomes: Sequence[TrialOutcome]) -> int:
     print(f"\nreport: {written['html']}")
     print(f"trials, logs, checkpoints: {places.storage}/trials")
     print(f"next: hrgrid ui --storage {places.storage}   hrgrid status --storage {places.storage}")
-    return FAILED if failed else 0
+    return FAILED if unfinished else 0
 
 
 def _summarise(made: Draft, report: Report) -> None:

@@ -90,7 +90,7 @@ class Ledger:
 
     def benchmark(self, name: str) -> list[Entry]:
         """Return a benchmark's trials in the order they were added; empty when there is none of this name."""
-        documents = self._all(self.storage.read_json, self._additions(name))
+        documents = self.each(self.storage.read_json, self._additions(name))
         known: dict[str, Entry] = {}
         for cell in (cell for document in documents for cell in document["cells"]):
             known.setdefault(cell["key"], Entry(**cell))
@@ -164,10 +164,21 @@ class Ledger:
         """Keep a picture of the evaluation, PNG or JPEG, for reports."""
         self.storage.write_bytes(f"trials/{key}/pictures/{name}", content)
 
-    def pictures(self, key: str, limit: int = 4) -> dict[str, bytes]:
-        """Return the first pictures of a trial by name, as PNG or JPEG files."""
-        folder = f"trials/{key}/pictures"
-        return {name: self.storage.read_bytes(f"{folder}/{name}") for name in self.storage.list(folder)[:limit]}
+    def pictures(self, keys: Iterable[str], limit: int = 4) -> dict[str, dict[str, bytes]]:
+        """Return the first pictures of trials: key to name to PNG or JPEG file."""
+        wanted = list(dict.fromkeys(keys))
+        names = self.picture_names(wanted)
+        paths = [f"trials/{key}/pictures/{name}" for key in wanted for name in names[key][:limit]]
+        contents = dict(zip(paths, self.each(self.storage.read_bytes, paths), strict=True))
+        return {
+            key: {name: contents[f"trials/{key}/pictures/{name}"] for name in names[key][:limit]} for key in wanted
+        }
+
+    def picture_names(self, keys: Iterable[str]) -> dict[str, list[str]]:
+        """Return the names of the pictures of trials."""
+        wanted = list(dict.fromkeys(keys))
+        found = self.each(lambda key: self.storage.list(f"trials/{key}/pictures"), wanted)
+        return dict(zip(wanted, found, strict=True))
 
     def progress(self, key: str) -> Mapping[str, Json] | None:
         """Return the last progress, or None."""
@@ -200,7 +211,7 @@ class Ledger:
     def trials(self, keys: Iterable[str]) -> dict[str, TrialRecord]:
         """Return the records of many trials, read at the same time; one that was never seen has state `new`."""
         names = list(dict.fromkeys(keys))
-        return dict(zip(names, self._all(self.trial, names), strict=True))
+        return dict(zip(names, self.each(self.trial, names), strict=True))
 
     @property
     def leases(self) -> Leases:
@@ -226,7 +237,7 @@ class Ledger:
     def _additions(self, name: str) -> list[str]:
         return [f"benchmarks/{name}/{file}" for file in self.storage.list(f"benchmarks/{name}")]
 
-    def _all(self, read: Callable[[str], _T], names: Sequence[str]) -> list[_T]:
+    def each(self, read: Callable[[str], _T], names: Sequence[str]) -> list[_T]:
         """Read many things at the same time."""
         if len(names) < 2:
             return [read(name) for name in names]

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
 import os
-import socket
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,18 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import psutil
-
 from orchestrator.admission import admission
 from orchestrator.errors import ClusterError
 from orchestrator.ledger import Entry, Ledger
+from orchestrator.owners import is_alive, process_identity
 from orchestrator.plan import Plan, PlannedTrial
 from orchestrator.raystart import SLOTS, connect
 from orchestrator.scratch import Scratch
 from orchestrator.settings import Settings
 from orchestrator.storage import Storage
 from orchestrator.tracking import Tracker
-from orchestrator.trainer import RunOptions, TrialOutcome, close_trial, process_identity, run_trial
+from orchestrator.trainer import RunOptions, TrialOutcome, close_trial, run_trial
 from orchestrator.workload import Json, Workload
 
 __all__ = ["TrialProgress", "free_dead_trials", "run_plan"]
@@ -84,28 +81,23 @@ def free_dead_trials(settings: Settings, keys: Sequence[str]) -> list[str]:
 
     Call it before planning: without it they count as running until their last sign of life is a minute old.
     """
-    ledger, freed = Ledger(Storage(settings.storage)), []
-    for key in keys:
-        progress = ledger.progress(key)
-        if progress is None or ledger.state(key) != "running" or _is_alive(str(progress.get("owner", ""))):
-            continue
-        with contextlib.suppress(TypeError, ValueError):
-            ledger.release(key, str(progress["owner"]), int(progress["lease"]))
-        ledger.write_progress(key, {**progress, "updated": 0.0})
-        freed.append(key)
-    return freed
+    ledger, names = Ledger(Storage(settings.storage)), list(dict.fromkeys(keys))
+    freed = ledger.each(lambda key: _free(ledger, key), names)
+    return [key for key, done in zip(names, freed, strict=True) if done]
 
 
-def _is_alive(owner: str) -> bool:
-    """Tell whether the launching process lives; one of another host is taken to."""
-    host, _, rest = owner.partition(":")
-    pid, _, created = rest.partition(":")
-    if host != socket.gethostname() or not pid.isdigit():
-        return True
-    try:
-        return f"{psutil.Process(int(pid)).create_time():.0f}" == created
-    except psutil.NoSuchProcess:
+def _free(ledger: Ledger, key: str) -> bool:
+    if ledger.state(key) == "finished":
         return False
+    lease, progress = ledger.leases.last(key), ledger.progress(key)
+    if lease is None or is_alive(lease.owner):
+        return False
+    # It may also have been killed before its first progress, or between the last one and the release.
+    ledger.release(key, process_identity(), lease.number)
+    ran = progress is not None and ledger.state(key) == "running"
+    if progress is not None and ran:
+        ledger.write_progress(key, {**progress, "updated": 0.0})
+    return ran or not lease.released
 
 
 def _entry(trial: PlannedTrial) -> Entry:

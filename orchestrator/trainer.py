@@ -13,10 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-import psutil
-
 from orchestrator.errors import LeaseLostError, StorageError
 from orchestrator.ledger import Ledger
+from orchestrator.owners import process_identity
 from orchestrator.plan import PlannedTrial
 from orchestrator.runs import close_run, ending_of, open_run
 from orchestrator.settings import Settings
@@ -25,7 +24,7 @@ from orchestrator.tracking import Tracker
 from orchestrator.worker import Assignment
 from orchestrator.workload import Json, Workload
 
-__all__ = ["RunOptions", "TrialOutcome", "close_trial", "process_identity", "run_trial"]
+__all__ = ["RunOptions", "TrialOutcome", "close_trial", "run_trial"]
 
 HEARTBEAT_SECONDS: Final = 15.0
 """Between two signs of life of a trial's driver; a lease without any for a minute may be taken over."""
@@ -68,12 +67,6 @@ class TrialOutcome:
     error: str | None = None
     """First line: what happened; then the last lines of the log."""
     seconds: float = 0.0
-
-
-def process_identity() -> str:
-    """Host, process id and start time of this process: what a lease names as its owner."""
-    process = psutil.Process()
-    return f"{socket.gethostname()}:{process.pid}:{process.create_time():.0f}"
 
 
 def run_trial(

@@ -29,14 +29,16 @@ def collect(
     entries: dict[str, list[Entry]] = {name: [] for name in known} if every_cell else {}
     for entry in ledger.benchmark(benchmark):
         entries.setdefault(entry.cell, []).append(entry)
-    records = ledger.trials(entry.key for several in entries.values() for entry in several)
+    keys = [entry.key for several in entries.values() for entry in several]
+    records = ledger.trials(keys)
+    shown = ledger.pictures(keys, pictures) if pictures else {}
     order = {name: place for place, name in enumerate(known)}
     rows = []
     for name in sorted(entries, key=lambda name: order.get(name, len(order))):
         cell = known.get(name) or Cell(name=name, facets=entries[name][0].facets)
         published = workload.published(cell) if name in known else None
         trials = [
-            _trial(entry, records[entry.key], ledger.pictures(entry.key, pictures) if pictures else {}, run_url)
+            _trial(entry, records[entry.key], shown.get(entry.key, {}), run_url)
             for entry in sorted(entries[name], key=lambda entry: entry.seed)
         ]
         rows.append(

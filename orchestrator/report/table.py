@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from orchestrator.report.rows import Row
 from orchestrator.report.verdict import TOLERANCE, VERDICTS, Verdict
@@ -21,9 +22,11 @@ _READING = (
 )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class Report:
     """A table and what must be known to read it."""
+
+    # Without slots: every row of every form asks for what is found over all rows, and that is kept.
 
     title: str
     rows: Sequence[Row]
@@ -71,12 +74,12 @@ class Report:
         """How to read the table, then the conditions."""
         return (*_READING, *self.conditions)
 
-    @property
+    @cached_property
     def against(self) -> tuple[Row, ...]:
         """The rows with reasons against a comparison."""
         return tuple(row for row in self.rows if row.not_comparable)
 
-    @property
+    @cached_property
     def shared_reasons(self) -> tuple[str, ...]:
         """Reasons that all of several such rows have; they are told once, above the table."""
         first, *others = self.against or (None,)
@@ -84,7 +87,7 @@ class Report:
             return ()
         return tuple(reason for reason in first.not_comparable if all(reason in row.not_comparable for row in others))
 
-    @property
+    @cached_property
     def notes(self) -> dict[str, list[str]]:
         """All other reasons, to be numbered from 1, with the cells that each holds for."""
         found: dict[str, list[str]] = {}
