@@ -25,13 +25,13 @@ def environment(home: Path, **more: str) -> dict[str, str]:
     return {**inherited, "HOME": str(home), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **more}
 
 
-def start(arguments: Sequence[str], home: Path) -> subprocess.Popen[str]:
-    """Start a launch; its output is read when it has ended."""
+def start(arguments: Sequence[str], home: Path, **more: str) -> subprocess.Popen[str]:
+    """Start a launch, with `more` in its environment; its output is read when it has ended."""
     command = [sys.executable, "-m", "tests.integration.launch", *arguments]
     return subprocess.Popen(
         command,
         cwd=home.parent,
-        env=environment(home),
+        env=environment(home, **more),
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
