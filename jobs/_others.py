@@ -31,7 +31,8 @@ def abandoned(places: Settings, outcomes: Iterable[TrialOutcome]) -> list[str]:
     """
     ledger = Ledger(Storage(places.storage))
     keys = [outcome.key for outcome in outcomes if outcome.state == "skipped"]
-    keys = [key for key, record in ledger.trials(keys).items() if record.state != "finished"]
+    states = dict(zip(keys, ledger.each(ledger.state, keys), strict=True))
+    keys = [key for key, state in states.items() if state != "finished"]
     deadline = time.monotonic() + FRESH_SECONDS - QUIET_SECONDS + LOOK_SECONDS
     while True:
         leases = _held(ledger, keys)

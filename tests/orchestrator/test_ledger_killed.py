@@ -23,7 +23,7 @@ from orchestrator.workload import Spec
 from tests.orchestrator.fake import FakeWorkload
 
 DEAD = "dead:1:1"
-STEPS = 2
+STEPS = 1
 
 
 def spec() -> Spec:
@@ -95,7 +95,7 @@ def go_on(storage: Storage, folder: Path) -> None:
     record = ledger.trial("k")
     assert record.state in ("new", "running", "finished")
     assert {known.key for known in ledger.benchmark("b")} in (set(), {"k", "l"})
-    assert record.checkpoint_step in (None, 1, 2)
+    assert record.checkpoint_step in (None, STEPS)
     last = ledger.leases.last("k")
     if last is not None:
         assert last.owner == DEAD
@@ -127,4 +127,4 @@ def test_a_kill_before_any_write(kind: str, tmp_path: Path, request: pytest.Fixt
         if not died:
             break
         kills += 1
-    assert kills > (60 if kind == "local" else 12)
+    assert kills > (40 if kind == "local" else 8), "the child was hardly ever killed"
