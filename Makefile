@@ -1,5 +1,6 @@
 # make demo      a small grid of trainings from nothing: no data, server or GPU needed
 # make test      the tests without those that need a GPU or minutes;   make lint   every static check
+# make chaos     what happens when things die: kills, outages, damage, with figures, also under test-results/chaos
 # make ui        the MLflow UI on the results of the last launch
 # make clean     remove what was built, and the data of demo and drill; results and .venv stay
 # make peer      mmsegmentation 1.2.2 in an environment of its own;   make peer-compare   the largest differences to it
@@ -12,7 +13,7 @@ INSTALLED := $(VENV)/.installed
 PEER := .peer
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint ui clean peer peer-compare lock
+.PHONY: help install demo test chaos lint ui clean peer peer-compare lock
 
 help:
 	@sed -n '/^$$/q; s/^# //p' Makefile
@@ -32,6 +33,9 @@ demo: install
 
 test: install
 	$(BIN)/pytest
+
+chaos: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.integration.chaos
 
 lint: install
 	$(BIN)/ruff check .

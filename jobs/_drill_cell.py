@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -61,10 +61,9 @@ class Rehearsal:
         log: Path,
         tracking: str | None = None,
         environment: Mapping[str, str] | None = None,
-        options: Sequence[str] = (),
     ) -> None:
         """`places` is how this process reaches them; `tracking` and `environment` are what the launch is given
-        instead and beside. `log`: file that gets what the launches print. `options` are added to the command."""
+        instead and beside. `log`: file that gets what the launches print."""
         self.places = places
         self.iterations = iterations
         self.log = log
@@ -72,7 +71,7 @@ class Rehearsal:
         self._command = [
             sys.executable, "-m", "jobs.cli", "launch", CELL, *changes, "--workers", "2", "--cpus-per-worker", "1",
             "--data", data, "--storage", places.storage, "--tracking", tracking or places.tracking,
-            "--name", places.benchmark, "--yes", *options,
+            "--name", places.benchmark, "--yes",
         ]  # fmt: skip
         # What the workers keep on this host comes into a folder of the drill's own: it tells every step at once, also
         # while storage and tracking are away. The path must be short, as must that of Ray's sockets.
@@ -96,6 +95,10 @@ class Rehearsal:
         if not self._key:
             self._key = next((entry.key for entry in self.ledger.benchmark(self.places.benchmark)), "")
         return self._key
+
+    def give(self, *options: str) -> None:
+        """Add options to the command."""
+        self._command += options
 
     def start(self) -> None:
         """Run the launch command; again, it is the same command."""

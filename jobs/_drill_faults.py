@@ -13,7 +13,7 @@ from jobs._drill_evidence import Mark, lost_seconds, redone, resumed
 from orchestrator.errors import OrchestratorError
 from orchestrator.tracking import Tracker
 
-__all__ = ["Cost", "Fault", "LocalFolder", "Outage", "break_down", "costs", "status_of"]
+__all__ = ["SETTLED", "Cost", "Fault", "LocalFolder", "Outage", "break_down", "costs", "next_moment", "status_of"]
 
 BEYOND: Final = INTERVAL // 2
 """Iterations after a checkpoint at which a fault comes, so that there are some to do again."""

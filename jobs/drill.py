@@ -143,7 +143,7 @@ def _needed(marks: Sequence[Mark], seconds: float) -> int:
 
 def _news(report: Report | None, total: int) -> Callable[[int, str], None]:
     def tell(step: int, what: str) -> None:
-        if report is not None:
+        if report is not None and step:  # the pace is that of training, not of starting
             report(step, total, what)
 
     return tell

@@ -45,7 +45,8 @@ class TroubledWorkload(FakeWorkload):
             answer = yield event
 
 
-def main() -> int:
+def main(workload: FakeWorkload | None = None) -> int:
+    """Launch with the arguments of the process; without a workload of the caller's with the troubled one."""
     parser = argparse.ArgumentParser()
     parser.add_argument("storage")
     parser.add_argument("cells", nargs="+")
@@ -56,7 +57,7 @@ def main() -> int:
     parser.add_argument("--tracking")
     arguments = parser.parse_args()
     settings = make_settings(storage=arguments.storage, tracking=arguments.tracking, benchmark="bench", environment={})
-    workload = TroubledWorkload()
+    workload = workload or TroubledWorkload()
     cells = select(workload.cells(), {}, arguments.cells)
     trials = expand(workload, cells, parse_overrides(arguments.set), data=arguments.data)
     keys = [trial.key for trial in trials]

@@ -1,0 +1,47 @@
+"""`make chaos`: the long programs one after the other, each with its figures as text and JSON under test-results/."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Final
+
+PROGRAMS: Final = ("kills", "random_kills", "twice", "packing", "damage", "cost", "relaunch")
+FOLDER: Final = Path("test-results") / "chaos"
+
+
+def main(names: list[str]) -> int:
+    """Run the programs named, or all; the number of those that failed is told, and makes the exit code."""
+    unknown = set(names) - set(PROGRAMS)
+    if unknown:
+        print(f"no such program: {', '.join(sorted(unknown))}; there are {', '.join(PROGRAMS)}")
+        return 2
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    told = []
+    for name in names or PROGRAMS:
+        print(f"\n== {name}", flush=True)
+        began = time.monotonic()
+        code = _run(name)
+        told.append((name, code, f"{time.monotonic() - began:.0f} s"))
+    print(f"\n== figures are in {FOLDER}")
+    for name, code, seconds in told:
+        print(f"{name:14} {'passed' if code == 0 else f'FAILED ({code})':14} {seconds}")
+    return 1 if any(code for _, code, _ in told) else 0
+
+
+def _run(name: str) -> int:
+    """Run a program, showing and keeping what it prints."""
+    command = [sys.executable, "-u", "-m", f"tests.integration.chaos.{name}", "--json", str(FOLDER / f"{name}.json")]
+    with (FOLDER / f"{name}.txt").open("w", encoding="utf-8") as file:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        assert process.stdout is not None
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            file.write(line)
+        return process.wait()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
