@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final
 
-__all__ = ["Scratch", "sweep_scratch"]
+__all__ = ["Scratch", "scratch_path", "sweep_scratch"]
 
 PREFIX: Final = "hrgrid-scratch-"
 YOUNG_SECONDS: Final = 60.0
@@ -25,9 +25,9 @@ YOUNG_SECONDS: Final = 60.0
 class Scratch:
     """An empty folder below the machine's temporary folder, deleted by `close` or at the end of a `with`."""
 
-    def __init__(self, kind: str) -> None:
-        """`kind`: what it is for, a part of its name."""
-        self.path: Final = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{kind}-"))
+    def __init__(self, kind: str, name: str | None = None) -> None:
+        """`kind`: what it is for, a part of its name; `name`: the rest of it, where other processes must find it."""
+        self.path: Final = _made(kind, name)
         self._lock = _locked(self.path)
 
     def close(self) -> None:
@@ -66,6 +66,19 @@ def sweep_scratch(*, older_than: float = YOUNG_SECONDS) -> list[Path]:
             os.close(lock)
             swept.append(folder)
     return swept
+
+
+def scratch_path(kind: str, name: str) -> Path:
+    """Return where the folder `Scratch(kind, name)` of another process is."""
+    return Path(tempfile.gettempdir()) / f"{PREFIX}{kind}-{name}"
+
+
+def _made(kind: str, name: str | None) -> Path:
+    if name is None:
+        return Path(tempfile.mkdtemp(prefix=f"{PREFIX}{kind}-"))
+    path = scratch_path(kind, name)
+    path.mkdir(mode=0o700)
+    return path
 
 
 def _locked(folder: Path) -> int | None:

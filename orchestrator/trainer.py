@@ -16,6 +16,7 @@ from typing import Final, Literal
 from orchestrator.errors import LeaseLostError, StorageError
 from orchestrator.ledger import Ledger
 from orchestrator.owners import process_identity
+from orchestrator.patience import PATIENCE
 from orchestrator.plan import PlannedTrial
 from orchestrator.runs import close_run, ending_of, open_run
 from orchestrator.settings import Settings
@@ -47,6 +48,12 @@ class RunOptions:
 
     telemetry_seconds: float = 60.0
     """Seconds between two samples of a node's CPU, memory and GPUs."""
+
+    storage_seconds: float = PATIENCE
+    """Seconds that a training goes on while the storage takes no checkpoint; then it ends, and can be resumed."""
+
+    keep_checkpoints: int = 2
+    """Newest checkpoints that stay in the storage, beside the best; at least 1."""
 
     address: str | None = None
     """Address of a Ray cluster; None: RAY_ADDRESS, and without that a local Ray for this launch alone."""
@@ -105,6 +112,8 @@ def run_trial(
         lease=lease,
         telemetry_seconds=options.telemetry_seconds,
         share=planned.share,
+        storage_seconds=options.storage_seconds,
+        keep_checkpoints=options.keep_checkpoints,
     )
     with _heartbeat(ledger, assignment) as lost:
         # Ray Train and torch take seconds to import, which planning and skipping must not pay.

@@ -21,6 +21,8 @@ from orchestrator.companion import WARNING_TAG, open_companion
 from orchestrator.errors import LeaseLostError
 from orchestrator.keeper import Keeper
 from orchestrator.ledger import Ledger
+from orchestrator.patience import PATIENCE
+from orchestrator.resume import RayGang, same_checkpoint
 from orchestrator.settings import Settings
 from orchestrator.storage import Storage
 from orchestrator.telemetry import Gpus, device
@@ -58,6 +60,10 @@ class Assignment:
     """Seconds between two samples of the machine."""
     share: int = 1
     """Trials that share this one's GPU, itself included."""
+    storage_seconds: float = PATIENCE
+    """Seconds without storage that end the training."""
+    keep_checkpoints: int = 2
+    """Newest checkpoints that stay, beside the best."""
 
 
 class _Progress:
@@ -133,7 +139,7 @@ class _Desk:
         info = {"run_id": job.run_id, "workers": job.workers, "host": socket.gethostname(), "owner": job.owner}
         ledger = Ledger(storage)
         store = CheckpointStore(storage, job.key, guard=lambda: ledger.leases.require(job.key, job.lease))
-        self.keeper = Keeper(store, info)
+        self.keeper = Keeper(store, info, patience=job.storage_seconds, keep_last=job.keep_checkpoints)
         self._next_ship = time.monotonic() + SHIP_SECONDS
         self.progress = _Progress(ledger, job, self._beat)
         self._validated: list[Json] = []
@@ -146,6 +152,7 @@ class _Desk:
     def train_event(self, event: Event) -> None:
         """Record one event of the training."""
         self.progress.require_lease()
+        self.keeper.check()
         self.recorder.record(event.metrics, event.step)
         self.progress.update(step=event.step, total=event.total, metrics=_floats(event.metrics))
         self._send_artifacts(event)
@@ -265,8 +272,10 @@ def _train_and_evaluate(
     if desk is not None:
         desk.keeper.finish()
     last = _same_checkpoint(job, folder / "final", log)
-    if last is None:
-        raise RuntimeError(f"trial {job.key} ended without a checkpoint to evaluate")
+    if last is None or last.step < step:
+        # Never the scores of an earlier state: the next attempt trains the rest again.
+        found = "none" if last is None else f"that of step {last.step}"
+        raise RuntimeError(f"trial {job.key}: no sound checkpoint of step {step} to evaluate, but {found}")
     metrics = _evaluate(workload, job, desk, log, last)
     if desk is None:
         return None
@@ -287,17 +296,8 @@ def _evaluate(
 
 
 def _same_checkpoint(job: Assignment, folder: Path, log: TrialLog) -> Checkpoint | None:
-    """Download the newest sound checkpoint; raises RuntimeError if another rank than 0 finds another one."""
-    from ray.train.collective import barrier, broadcast_from_rank_zero
-
-    barrier()  # rank 0 has ended its uploads; without this another rank could look before that
     store = CheckpointStore(Storage(job.settings.storage), job.key, log.note)
-    checkpoint = store.latest(folder)
-    step = None if checkpoint is None else checkpoint.step
-    shared = broadcast_from_rank_zero(-1 if step is None else step)
-    if shared != (-1 if step is None else step):
-        raise RuntimeError(f"trial {job.key}: rank 0 goes on from step {shared}, this worker would from {step}")
-    return checkpoint
+    return same_checkpoint(store, folder, RayGang(), say=log.note, patience=job.storage_seconds)
 
 
 def _start_telemetry(job: Assignment, node: int, desk: _Desk | None) -> Callable[[], None]:
