@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from jobs._wiring import HrnetWorkload
 from orchestrator.errors import ClusterError, UsageError
 from orchestrator.estimates import Estimator, measurements
 from orchestrator.grid import Trial, expand, parse_overrides, select
+from orchestrator.identity import trial_key
 from orchestrator.ledger import Ledger, TrialRecord
 from orchestrator.plan import ClusterShape, Plan, make_plan, parse_cluster
 from orchestrator.reference import Reference
@@ -162,9 +163,17 @@ def _sharing(asked: int | None) -> Sharing | None:
 def _problems(
     workload: HrnetWorkload, trials: Sequence[Trial], records: Mapping[str, TrialRecord]
 ) -> dict[str, list[str]]:
-    """Sentences from the preflight of every trial that is not finished."""
-    todo = [trial for trial in trials if records[trial.key].state != "finished"]
-    return {trial.key: [_sentence(problem) for problem in workload.preflight(trial.spec)] for trial in todo}
+    """Sentences from the preflight of every trial that is not finished; seeds of one cell have one preflight."""
+    found: dict[str, list[str]] = {}
+    of_cell: dict[str, list[str]] = {}
+    for trial in trials:
+        if records[trial.key].state == "finished":
+            continue
+        what = trial_key(replace(trial.spec, seed=0))
+        if what not in of_cell:
+            of_cell[what] = [_sentence(problem) for problem in workload.preflight(trial.spec)]
+        found[trial.key] = of_cell[what]
+    return found
 
 
 def _sentence(problem: Problem) -> str:

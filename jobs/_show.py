@@ -25,6 +25,9 @@ def console() -> Console:
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Collection[str] = ()) -> None:
     """Print a table; the columns named in `right` are aligned to the right, and a row of one cell is a heading."""
+    if not sys.stdout.isatty():
+        _print_plain(columns, rows, right)
+        return
     from rich.table import Table
     from rich.text import Text
 
@@ -34,6 +37,18 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, right:
     for row in rows:
         table.add_row(*(Text(value) for value in row), style="bold" if len(row) == 1 < len(columns) else None)
     console().print(table)
+
+
+def _print_plain(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[str]) -> None:
+    """The same without a terminal: nothing is cut, and a thousand rows cost no second of layout."""
+    lines = [columns, *rows]
+    widths = [max(len(line[i]) for line in lines if len(line) > i) for i in range(len(columns))]
+    for line in lines:
+        cells = [
+            text.rjust(width) if column in right else text.ljust(width)
+            for text, column, width in zip(line, columns, widths, strict=False)
+        ]
+        print("  ".join(cells).rstrip())
 
 
 def duration(seconds: float | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -98,8 +99,10 @@ def expand(
     trials: dict[str, Trial] = {}
     for cell in cells:
         changes = {o.key: o.value for o in overrides if not o.pattern or fnmatchcase(cell.name, o.pattern)}
+        # Of a spec only `seed` depends on the seed; a data set is not opened once more for each.
+        first = [_resolve(workload, cell, changes, seed, data) for seed in seeds[:1]]
         for seed in seeds:
-            trial = _resolve(workload, cell, changes, seed, data)
+            trial = _reseeded(first[0], seed)
             if trial.key in trials:
                 note(f"{trial.name} is the same trial as {trials[trial.key].name} (key {trial.key}) and is kept once")
             trials.setdefault(trial.key, trial)
@@ -123,6 +126,13 @@ def _resolve(workload: Workload, cell: Cell, changes: Mapping[str, str], seed: i
         raise
     except ValueError as error:
         raise UsageError(str(error)) from error
+
+
+def _reseeded(trial: Trial, seed: int) -> Trial:
+    if trial.spec.seed == seed:
+        return trial
+    spec = dataclasses.replace(trial.spec, seed=seed)
+    return Trial(spec=spec, key=trial_key(spec), estimate=trial.estimate)
 
 
 def _check_each(values: Iterable[str], known: Iterable[str], what: str) -> None:

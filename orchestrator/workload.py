@@ -177,7 +177,7 @@ class Workload(Protocol):
         """Complete a cell with overrides and the data it shall run on; raises ValueError with one clear sentence.
 
         `data` may be a location that holds the cell's data set or several; None resolves without data (for `recipes`
-        and dry planning; the fingerprint is then empty)."""
+        and dry planning; the fingerprint is then empty). Nothing of the result depends on `seed` but `Spec.seed`."""
 
     def estimate(self, spec: Spec) -> Estimate:
         """What the spec needs."""
