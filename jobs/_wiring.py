@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import functools
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
@@ -38,6 +38,9 @@ class HrnetWorkload:
     data: str | None = None
     """A prepared data set or a folder of them; its custom data sets add cells to the grid."""
 
+    _opened: dict[str, tuple[str, tuple[str, ...]]] = field(default_factory=dict, repr=False, compare=False)
+    """Location of a data set to its fingerprint and to why it is not comparable: several cells run on each."""
+
     def cells(self) -> Sequence[Cell]:
         """All cells, in the order of the published table; custom data sets follow."""
         return [
@@ -52,11 +55,12 @@ class HrnetWorkload:
         known = science.canonical(recipe, base)
         elsewhere = recipe.pretrained if known.pretrained != recipe.pretrained else None
         location, fingerprint = "", ""
+        incomparable: tuple[str, ...] = ()
         if data is not None:
-            from hrnet.data.shards import locate, open_dataset
+            from hrnet.data.shards import locate
 
             location = locate(data, recipe.dataset)
-            fingerprint = open_dataset(location).fingerprint
+            fingerprint, incomparable = self._dataset(location)
         return Spec(
             cell=cell,
             settings=known.to_dict(),
@@ -66,8 +70,16 @@ class HrnetWorkload:
             code_version=science.NUMERICS_VERSION,
             free=tuple(sorted(FREE_FIELDS)),
             locations={} if elsewhere is None else {"pretrained": elsewhere},
-            not_comparable=science.not_comparable(recipe, base, location or None),
+            not_comparable=(*science.not_comparable(recipe, base, None), *incomparable),
         )
+
+    def _dataset(self, location: str) -> tuple[str, tuple[str, ...]]:
+        if location not in self._opened:
+            from hrnet.data.shards import open_dataset
+
+            dataset = open_dataset(location)
+            self._opened[location] = (dataset.fingerprint, tuple(dataset.incomparable))
+        return self._opened[location]
 
     def estimate(self, spec: Spec) -> Estimate:
         """Batch, iterations, arithmetic and memory of the recipe."""
