@@ -3,13 +3,15 @@
 HrnetError
 +-- RecipeError     an unknown recipe, dataset, width or schedule; an override of the wrong type or range
 +-- DataError       a folder that is no dataset, a missing, broken or inconsistent image or label
+    +-- DataAwayError   a remote location of data that does not answer
 +-- WeightsError    a weights or checkpoint file that cannot be read or does not fit the model
-+-- TrainingError   training cannot go on (a batch that the workers do not divide, a dead loading process)
++-- TrainingError   training cannot go on (a batch that the workers do not divide)
+    +-- LoaderError     a loading process died
     +-- DivergedError   the loss is not finite any more
 +-- MemoryShortage  the memory of a GPU or of the machine was not enough
 
 Each class says in `failure` what kind of failure it is, in the words of whoever runs many trainings: `mistake` (of the
-user), `data`, `diverged` or `out-of-memory`.
+user), `data`, `diverged`, `out-of-memory`, `storage` (it may answer again later) or `worker-lost`.
 """
 
 from __future__ import annotations
@@ -18,8 +20,8 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
-__all__ = ["DataError", "DivergedError", "HrnetError", "MemoryShortage", "RecipeError", "TrainingError",
-           "WeightsError", "suggestion"]  # fmt: skip
+__all__ = ["DataAwayError", "DataError", "DivergedError", "HrnetError", "LoaderError", "MemoryShortage", "RecipeError",
+           "TrainingError", "WeightsError", "suggestion"]  # fmt: skip
 
 
 class HrnetError(ValueError):
@@ -38,12 +40,24 @@ class DataError(HrnetError):
     failure = "data"
 
 
+class DataAwayError(DataError):
+    """A remote location of data cannot be read now; nothing is known to be wrong with the data."""
+
+    failure = "storage"
+
+
 class WeightsError(HrnetError):
     """A weights or checkpoint file is unreadable or does not fit the model."""
 
 
 class TrainingError(HrnetError):
     """Training cannot start or go on."""
+
+
+class LoaderError(TrainingError):
+    """A process that loads samples died."""
+
+    failure = "worker-lost"
 
 
 class DivergedError(TrainingError):

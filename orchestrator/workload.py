@@ -16,9 +16,12 @@ An exception of a workload may say what kind of failure it is, in a class attrib
 - `diverged`: the numbers are no longer finite; an attribute `evidence`, a JSON-able mapping, may hold what shows it,
   and the platform keeps that as the artifact `evidence/diverged.json`;
 - `data`: a sample or a file of the data set is broken; the message names it;
-- `mistake`: something else that the user can mend, in a sentence.
+- `mistake`: something else that the user can mend, in a sentence;
+- `storage`: a remote location of the data does not answer;
+- `worker-lost`: a process that the workload started died.
 
-None of them is tried again. An exception without it, or with None, is an error of the program.
+The first four are never tried again. A ValueError without it is taken for a mistake, any other exception for an error
+of the program.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from hrnet.data.sampler import index_at, rng_at
 from hrnet.data.shards import Split
 from hrnet.data.transforms import IGNORE, Augmentation, train_transform
-from hrnet.errors import DataError, TrainingError
+from hrnet.errors import DataError, LoaderError, TrainingError
 
 __all__ = ["Batch", "Loading", "collate", "train_batches"]
 
@@ -69,8 +69,8 @@ def train_batches(
     `world` takes the r-th of `world` equal parts. `processes` processes load ahead; 0 loads in this one. Closing the
     generator ends them.
 
-    Raises TrainingError if the workers do not divide the batch or a loading process dies, and DataError, naming file
-    and sample, if a sample is broken.
+    Raises TrainingError if the workers do not divide the batch, LoaderError if a loading process dies, and DataError,
+    naming file and sample, if a sample is broken.
     """
     if recipe.batch_size % world:
         raise TrainingError(f"{world} workers do not divide the batch of {recipe.batch_size} images")
@@ -129,7 +129,7 @@ def _load_ahead(iterations: _Iterations, numbers: range, processes: int) -> Iter
         # What a killed process leaves depends on what it was doing: torch notices, or a socket is gone.
         if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
             raise
-        raise TrainingError(f"a loading process died, often for want of memory ({error!r})") from error
+        raise LoaderError(f"a loading process died, often for want of memory ({error!r})") from error
     finally:
         # Its own destructor would do this at some later time.
         batches._shutdown_workers()  # type: ignore[attr-defined]

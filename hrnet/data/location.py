@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from hrnet.errors import DataError
+from hrnet.errors import DataAwayError, DataError
 
 __all__ = ["cached", "contents", "folders", "is_local", "join", "read", "sha256_file", "staging", "upload"]
 
@@ -41,7 +41,7 @@ def read(uri: str, name: str) -> bytes | None:
             content: bytes = stream.read()
         return content
     except OSError as error:
-        raise DataError(f"cannot read {join(uri, name)}: {error}") from error
+        raise _unread(uri, f"cannot read {join(uri, name)}: {error}") from error
 
 
 def folders(uri: str) -> list[str]:
@@ -54,7 +54,7 @@ def folders(uri: str) -> list[str]:
         filesystem, path = _filesystem(uri)
         entries = filesystem.get_file_info(pafs.FileSelector(path, allow_not_found=True))
     except OSError as error:
-        raise DataError(f"cannot list {uri}: {error}") from error
+        raise _unread(uri, f"cannot list {uri}: {error}") from error
     return sorted(join(uri, entry.base_name) for entry in entries if entry.type == pafs.FileType.Directory)
 
 
@@ -71,7 +71,7 @@ def contents(uri: str) -> list[str]:
             entries = filesystem.get_file_info(pafs.FileSelector(path, allow_not_found=True))
             names = [entry.base_name for entry in entries if entry.is_file]
     except OSError as error:
-        raise DataError(f"cannot list {uri}: {error}") from error
+        raise _unread(uri, f"cannot list {uri}: {error}") from error
     return sorted(name for name in names if not name.startswith("."))
 
 
@@ -91,7 +91,7 @@ def cached(uri: str, name: str, sha256: str, key: str) -> Path:
             if not path.exists():
                 _download(uri, name, sha256, path)
     except OSError as error:
-        raise DataError(f"cannot bring {join(uri, name)} to {path}: {error}") from error
+        raise _unread(uri, f"cannot bring {join(uri, name)} to {path}: {error}") from error
     return path
 
 
@@ -126,6 +126,11 @@ def sha256_file(path: Path) -> str:
     """Return the hex digest of a local file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _unread(uri: str, message: str) -> DataError:
+    """The error for a location that could not be read: a remote one may answer at another time."""
+    return DataError(message) if is_local(uri) else DataAwayError(message)
 
 
 def _cache() -> Path:

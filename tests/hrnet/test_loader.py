@@ -19,7 +19,7 @@ from hrnet.data.sampler import index_at, rng_at
 from hrnet.data.shards import Split, open_dataset
 from hrnet.data.transforms import train_transform
 from hrnet.data.writer import Encoded, encode, write_dataset
-from hrnet.errors import DataError, TrainingError
+from hrnet.errors import DataError, LoaderError, TrainingError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -177,7 +177,7 @@ def _kill_and_go_on(batches: Iterator[Batch]) -> None:
 
 def test_a_killed_process_is_a_training_error(split: Split) -> None:
     batches = train_batches(split, Settings(), seed=0, start=0, stop=10**9, rank=0, world=1, processes=1)
-    with pytest.raises((TrainingError, RuntimeError), match=r"a loading process died|killed by signal"):
+    with pytest.raises((LoaderError, RuntimeError), match=r"a loading process died|killed by signal"):
         _kill_and_go_on(batches)
 
 

@@ -18,7 +18,7 @@ from hrnet.data.cards import Card
 from hrnet.data.prepare.run import prepare
 from hrnet.data.shards import MANIFEST, list_datasets, locate, open_dataset
 from hrnet.data.writer import Encoded, encode, write_dataset
-from hrnet.errors import DataError
+from hrnet.errors import DataAwayError, DataError
 
 CARD = Card(name="two", title="Two", classes=("a", "b"), palette=((0, 0, 0), (255, 255, 255)), train_images=9)
 
@@ -211,3 +211,11 @@ def test_data_set_in_s3(written: Path, tmp_path: Path, monkeypatch: pytest.Monke
             open_dataset("s3://data/sets/two").split("train").fetch()
     finally:
         server.stop()
+
+
+def test_a_remote_location_that_does_not_answer_is_no_fault_of_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    nowhere = "s3://a:b@bucket/set?scheme=http&endpoint_override=127.0.0.1:1&region=us-east-1"
+    with pytest.raises(DataAwayError, match="cannot read") as caught:
+        open_dataset(nowhere)
+    assert (caught.value.failure, DataError.failure) == ("storage", "data")
