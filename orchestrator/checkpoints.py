@@ -98,7 +98,7 @@ class CheckpointStore:
         document = {"format": FORMAT, "key": self.key, "step": step, "metrics": dict(metrics), "best": best}
         document |= {"info": dict(info or {}), "files": files}
         self.guard()
-        earlier = {name: self._contents(name) for name in self._names() if _place(name)[0] == step}
+        earlier = {name: self._contents(name) for name in self.names() if _place(name)[0] == step}
         name = next((name for name, content in earlier.items() if self._holds(name, content, files)), None)
         if name is None:
             turn = max((_place(name)[1] for name in earlier), default=-1) + 1
@@ -114,22 +114,27 @@ class CheckpointStore:
 
     def steps(self) -> tuple[int, ...]:
         """Return the steps of all checkpoints that have a manifest and were not found damaged, ascending."""
-        return tuple(dict.fromkeys(_place(name)[0] for name in self._names() if self._is_complete(name)))
+        return tuple(dict.fromkeys(_place(name)[0] for name in self.names() if self._is_complete(name)))
+
+    def names(self) -> tuple[str, ...]:
+        """Return the names of all folders of checkpoints, complete or not, the newest last."""
+        names = self.storage.list(f"trials/{self.key}/checkpoints")
+        return tuple(sorted((name for name in names if _NAME.fullmatch(name)), key=_place))
 
     def latest_step(self) -> int | None:
         """Return the step of the newest checkpoint that has a manifest, without downloading anything."""
-        return next((_place(name)[0] for name in reversed(self._names()) if self._is_complete(name)), None)
+        return next((_place(name)[0] for name in reversed(self.names()) if self._is_complete(name)), None)
 
     def latest(self, download_to: Path) -> Checkpoint | None:
         """Download the newest checkpoint whose hashes verify into a folder of `download_to`; None if there is none.
 
         One that does not is marked and passed over. Raises StorageError while the storage is away.
         """
-        return self._first_sound(reversed(self._names()), download_to, best_only=False)
+        return self._first_sound(reversed(self.names()), download_to, best_only=False)
 
     def best(self, download_to: Path) -> Checkpoint | None:
         """Download the newest checkpoint that was the best when saved; None if none was. Otherwise as `latest`."""
-        return self._first_sound(reversed(self._names()), download_to, best_only=True)
+        return self._first_sound(reversed(self.names()), download_to, best_only=True)
 
     def fetch(self, name: str, download_to: Path) -> Checkpoint:
         """Download one checkpoint into `download_to/<name>` and verify it; raises DamagedError and StorageError."""
@@ -159,7 +164,7 @@ class CheckpointStore:
 
     def prune(self, keep_last: int = 2) -> None:
         """Delete all but the last `keep_last`, the best, the damaged, and what a running upload may be writing."""
-        contents = {name: self._contents(name) for name in self._names()}
+        contents = {name: self._contents(name) for name in self.names()}
         complete = [name for name, content in contents.items() if MANIFEST in content and MARK not in content]
         if not complete:
             return
@@ -176,7 +181,7 @@ class CheckpointStore:
         Only for whoever trains the trial, or when nobody does: a running upload is a folder without a manifest too.
         """
         swept = []
-        for name in self._names():
+        for name in self.names():
             content = self._contents(name)
             if (finished and MARK in content) or not content & {MANIFEST, MARK}:
                 self._remove(name)
@@ -189,10 +194,6 @@ class CheckpointStore:
 
     def _path(self, name: str) -> str:
         return f"trials/{self.key}/checkpoints/{name}"
-
-    def _names(self) -> tuple[str, ...]:
-        names = self.storage.list(f"trials/{self.key}/checkpoints")
-        return tuple(sorted((name for name in names if _NAME.fullmatch(name)), key=_place))
 
     def _contents(self, name: str) -> set[str]:
         return set(self.storage.list(self._path(name)))

@@ -258,9 +258,11 @@ class Keeper:
         limit = self._attempt_seconds + parcel.size / 1e6
         attempt.thread.start()
         began = time.monotonic()
-        while attempt.thread.is_alive() and not attempt.saved.is_set():
+        while attempt.thread.is_alive():
             attempt.thread.join(0.05)
             if time.monotonic() - began > limit or self._end.is_set():
+                if attempt.saved.is_set():
+                    return ""
                 attempt.given_up.set()
                 attempt.reason = f"the storage {self._store.storage.uri} did not answer for {duration(limit)}"
                 self._hanging.append(attempt)

@@ -102,6 +102,8 @@ def _chosen(store: CheckpointStore, node: Path, gang: Gang, say: Callable[[str],
     found = wait_for(lambda: store.latest(node)) if gang.rank == 0 else None
     name = gang.broadcast("" if found is None else found.name)
     if not name:
+        if gang.rank == 0 and wait_for(store.names):
+            say(f"trial {store.key} starts from the beginning: none of its checkpoints can be used")
         return None
     if gang.local_rank == 0 and gang.rank != 0:
         wait_for(lambda: _fetch_or_mark(store, name, node, say))
