@@ -19,8 +19,10 @@ from orchestrator.owners import process_identity
 from orchestrator.patience import PATIENCE
 from orchestrator.plan import PlannedTrial
 from orchestrator.runs import close_run, ending_of, open_run
+from orchestrator.scratch import sweep_scratch
 from orchestrator.settings import Settings
 from orchestrator.storage import Storage
+from orchestrator.sweep import sweep_trial
 from orchestrator.tracking import Tracker
 from orchestrator.worker import Assignment
 from orchestrator.workload import Json, Workload
@@ -179,7 +181,17 @@ def close_trial(
         lease=lease,
     )
     if lease is not None:
+        _sweep(ledger, planned.key)
         ledger.release(planned.key, options.owner, lease)
+
+
+def _sweep(ledger: Ledger, key: str) -> None:
+    """Delete what dead attempts left of a trial that this launch still holds; a storage that is away stops nobody."""
+    try:
+        for sentence in [*sweep_trial(ledger, key), *map(str, sweep_scratch())]:
+            _log.info("swept: %s", sentence)
+    except StorageError as error:
+        _log.info("trial %s is not swept: %s", key, error)
 
 
 @contextmanager
