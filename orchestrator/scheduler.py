@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from orchestrator.admission import admission
-from orchestrator.errors import ClusterError
+from orchestrator.errors import ClusterError, StorageError
 from orchestrator.ledger import Entry, Ledger
 from orchestrator.owners import is_alive, process_identity
+from orchestrator.patience import patiently
 from orchestrator.plan import Plan, PlannedTrial
 from orchestrator.raystart import SLOTS, connect
 from orchestrator.scratch import Scratch
@@ -72,7 +73,7 @@ def run_plan(
     watch = _Watch(ledger, plan, options)
     if plan.to_run:
         _run(workload, plan, settings, options, watch, on_update)
-    on_update(watch.look())
+    on_update(patiently("the launch", watch.read, say=_log.warning, seconds=options.storage_seconds))
     return [_outcome(trial, watch) for trial in plan.trials]
 
 
@@ -112,10 +113,19 @@ class _Watch:
         self._ledger, self._plan, self._options = ledger, plan, options
         self._began = ledger.clock()
         self._ended: dict[str, TrialProgress] = {}
+        self._seen = [TrialProgress(key=t.key, cell=t.spec.cell.name, state="waiting") for t in plan.trials]
         self.results: dict[str, Mapping[str, Json]] = {}
 
     def look(self) -> list[TrialProgress]:
-        """Read all trials that have not ended, at the same time."""
+        """Read all trials that have not ended; while the storage is away, which stops no training, as last seen."""
+        try:
+            self._seen = self.read()
+        except StorageError as error:
+            _log.info("the ledger cannot be read: %s", error)
+        return self._seen
+
+    def read(self) -> list[TrialProgress]:
+        """Read all trials that have not ended, at the same time; raises StorageError while the storage is away."""
         with ThreadPoolExecutor(16) as pool:
             return list(pool.map(self._one, self._plan.trials))
 

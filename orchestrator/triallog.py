@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from orchestrator.errors import StorageError
+from orchestrator.patience import patiently
 from orchestrator.storage import Storage
 from orchestrator.workload import Event, Json
 
@@ -44,8 +45,13 @@ class TrialLog(logging.Handler):
         self._broken = False
         self._lines = 0
         for name in self.names:
-            (self.folder / name).write_bytes(self._storage.find_bytes(name) or b"")
+            (self.folder / name).write_bytes(self._earlier(name))
         logging.getLogger().addHandler(self)
+
+    def _earlier(self, name: str) -> bytes:
+        """What an earlier attempt wrote; without it the next shipping would put an empty log in its place."""
+        what = f"the log {name}"
+        return patiently(what, lambda: self._storage.find_bytes(name), say=_log.warning) or b""
 
     def event(self, event: Event, phase: str) -> None:
         """Write one event of the workload."""

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import threading
 from pathlib import Path
+
+import pytest
 
 from orchestrator.storage import Storage
 from orchestrator.triallog import TrialLog, log_names, read_tail
@@ -59,3 +62,19 @@ def test_a_log_whose_files_vanish_ends_without_ending_the_training(tmp_path: Pat
     log.ship()
     log.close()
     assert read_tail(storage, "key", 0).endswith("first")
+
+
+def test_an_attempt_that_begins_while_the_storage_is_away_keeps_the_earlier_log(
+    tmp_path: Path, s3_storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = TrialLog(s3_storage, "k", 0)
+    first.note("the first attempt")
+    first.close()
+    with monkeypatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+        threading.Timer(0.5, patch.undo).start()
+        second = TrialLog(s3_storage, "k", 0)
+    second.note("the second attempt")
+    second.close()
+    text = s3_storage.read_bytes("trials/k/logs/rank0.log").decode()
+    assert text.index("the first attempt") < text.index("the second attempt")
