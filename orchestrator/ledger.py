@@ -30,7 +30,7 @@ State = Literal["new", "running", "interrupted", "finished", "failed", "stopped"
 
 _T = TypeVar("_T")
 
-_THREADS = 16
+_THREADS, _REMOTE_THREADS = 16, 32
 _TRIES = 5
 
 
@@ -51,6 +51,8 @@ class TrialRecord:
     key: str
     state: State
     spec: Mapping[str, Json] | None = None
+    """None also where the result says what reports ask of it: a read less for each of many trials."""
+
     progress: Mapping[str, Json] | None = None
     result: Mapping[str, Json] | None = None
     checkpoint_step: int | None = None
@@ -201,7 +203,7 @@ class Ledger:
         return TrialRecord(
             key=key,
             state=state,
-            spec=self.storage.find_json(f"trials/{key}/spec.json"),
+            spec=None if "not_comparable" in (result or {}) else self.storage.find_json(f"trials/{key}/spec.json"),
             progress=progress,
             result=result,
             checkpoint_step=None if state == "finished" else CheckpointStore(self.storage, key).latest_step(),
@@ -241,7 +243,8 @@ class Ledger:
         """Read many things at the same time."""
         if len(names) < 2:
             return [read(name) for name in names]
-        with ThreadPoolExecutor(min(_THREADS, len(names))) as pool:
+        threads = _THREADS if self.storage.is_local else _REMOTE_THREADS
+        with ThreadPoolExecutor(min(threads, len(names))) as pool:
             return list(pool.map(read, names))
 
     def _state(self, progress: Mapping[str, Json] | None, result: Mapping[str, Json] | None) -> State:

@@ -88,14 +88,14 @@ def free_dead_trials(settings: Settings, keys: Sequence[str]) -> list[str]:
 
 
 def _free(ledger: Ledger, key: str) -> bool:
-    if ledger.state(key) == "finished":
+    if (ledger.result(key) or {}).get("state") == "finished":
         return False
-    lease, progress = ledger.leases.last(key), ledger.progress(key)
+    lease = ledger.leases.last(key)
     if lease is None or is_alive(lease.owner):
         return False
     # It may also have been killed before its first progress, or between the last one and the release.
     ledger.release(key, process_identity(), lease.number)
-    ran = progress is not None and ledger.state(key) == "running"
+    progress, ran = ledger.progress(key), ledger.state(key) == "running"
     if progress is not None and ran:
         ledger.write_progress(key, {**progress, "updated": 0.0})
     return ran or not lease.released

@@ -197,7 +197,10 @@ class Storage:
 
 _FULL = "; free some space (what was written before is intact), or give another --storage"
 _CLOSED = "; give another --storage, or make this one writable for you"
-_ADVICE: Final = {errno.ENOSPC: _FULL, errno.EDQUOT: _FULL, errno.EROFS: _CLOSED, errno.EACCES: _CLOSED}
+_ADVICE: Final = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), _FULL),
+    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), _CLOSED),
+}
 """Error number of the system to what a person can do."""
 
 
@@ -355,7 +358,7 @@ def _code(error: Exception) -> str | None:
 def _s3_reason(error: Exception, where: str) -> str | None:
     """Return what went wrong in a request to S3 as words, or None if the error is of another kind."""
     from boto3.exceptions import Boto3Error
-    from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+    from botocore.exceptions import BotoCoreError, ClientError, ConnectionError, HTTPClientError
 
     text = str(error)
     if isinstance(error, ClientError):
@@ -369,7 +372,7 @@ def _s3_reason(error: Exception, where: str) -> str | None:
             text = f"{text.rstrip(': .')}; the credentials in use may not do this"
     elif not isinstance(error, (BotoCoreError, Boto3Error)):
         return None
-    elif isinstance(error, HTTPClientError):
+    elif isinstance(error, (HTTPClientError, ConnectionError)):
         text = f"{text.rstrip('.')}; is the service up, and AWS_ENDPOINT_URL right?"
     elif "credentials" in text.lower():
         text = f"{text}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the machine a role"

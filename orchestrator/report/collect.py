@@ -63,7 +63,7 @@ def _trial(
         seed=entry.seed,
         state=record.state,
         metrics=record.metrics,
-        not_comparable=tuple((record.spec or {}).get("not_comparable", ())),
+        not_comparable=tuple((record.spec or record.result or {}).get("not_comparable", ())),
         step=progress.get("step"),
         total=progress.get("total"),
         error=(record.result or {}).get("error") if record.state == "failed" else None,

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import resource
+import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import boto3
 import pytest
 
 from orchestrator.errors import StorageError, UsageError
@@ -67,6 +71,91 @@ def test_one_of_many_creates(storage: Storage) -> None:
     assert sum(won) == 1
     assert storage.read_bytes("lease") == str(won.index(True)).encode()
     assert storage.list() == ["lease"]
+
+
+def test_one_of_many_replaces_what_they_read(storage: Storage) -> None:
+    storage.write_bytes("x", b"old")
+    seen = storage.find_stored("x")
+    assert seen is not None
+    assert seen.content == b"old"
+    assert 0 <= seen.age < 60
+    start = threading.Barrier(8)
+
+    def attempt(number: int) -> bool:
+        start.wait()
+        return storage.replace("x", str(number).encode(), seen.version)
+
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(attempt, range(8)))
+    assert sum(won) == 1
+    assert storage.read_bytes("x") == str(won.index(True)).encode()
+    assert not storage.replace("x", b"late", seen.version)
+    assert not storage.replace("gone", b"new", seen.version)
+    assert storage.find_stored("gone") is None
+    assert storage.list() == ["x"]
+
+
+def test_an_answer_that_was_lost_is_no_defeat(storage: Storage) -> None:
+    """The service wrote, its answer did not arrive, the client asked again and was told that somebody had written."""
+    assert storage.create_exclusive("x", b"mine")
+    assert storage.create_exclusive("x", b"mine")
+    seen = storage.find_stored("x")
+    assert seen is not None
+    assert storage.replace("x", b"changed", seen.version)
+    assert storage.replace("x", b"changed", seen.version)
+    assert not storage.replace("x", b"other", seen.version)
+
+
+def test_what_killed_writers_left_is_swept_when_it_is_old(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    storage.write_bytes("a/b/kept", b"1")
+    old, new = tmp_path / "a" / "b" / ".tmp-old", tmp_path / "a" / ".tmp-new"
+    old.write_bytes(b"half")
+    new.write_bytes(b"half")
+    os.utime(old, (1.0, 1.0))
+    assert storage.sweep("a") == 1
+    assert not old.exists()
+    assert new.exists()
+    assert storage.list("a") == ["b"]
+    assert storage.list("a/b") == ["kept"]
+    assert storage.sweep("nowhere") == 0
+
+
+def test_uploads_that_never_ended_are_swept_from_s3(s3_storage: Storage) -> None:
+    bucket, _, prefix = s3_storage.uri.removeprefix("s3://").partition("/")
+    client = boto3.client("s3")
+    client.create_multipart_upload(Bucket=bucket, Key=f"{prefix}/trials/k/model")
+    assert s3_storage.sweep("trials/k") == 0
+    assert s3_storage.sweep("trials/other", age=-1.0) == 0
+    # moto gives every unended upload the same date, years ago or now, according to its release
+    assert s3_storage.sweep("trials/k", age=-1e9) == 1
+    assert not client.list_multipart_uploads(Bucket=bucket).get("Uploads")
+
+
+def test_a_full_disk_is_told_and_keeps_what_was_written(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    storage.write_bytes("x", b"old")
+    child = os.fork()
+    if child == 0:
+        # A limit on the size of files is as near as a test may come to a full disk.
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+        try:
+            storage.write_bytes("x", b"new" * 1000)
+        except StorageError as error:
+            (tmp_path / "said").write_text(str(error))
+        os._exit(0)
+    os.waitpid(child, 0)
+    said = (tmp_path / "said").read_text()
+    assert said.startswith(f"cannot write {tmp_path}/x: File too large; free some space (what was written before is ")
+    assert storage.read_bytes("x") == b"old"
+    assert storage.list() == ["said", "x"]
+
+
+def test_a_service_that_is_away_is_named(s3_storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    with pytest.raises(StorageError, match=r"127\.0\.0\.1:9.*; is the service up, and AWS_ENDPOINT_URL right\?"):
+        s3_storage.read_bytes("x")
 
 
 def test_check_leaves_nothing(storage: Storage) -> None:
