@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import fcntl
 import re
 import socket
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 from orchestrator.errors import TrackingError
 from orchestrator.workload import Json
 
-__all__ = ["VALUE_LIMIT", "absolute_uri", "flatten", "legal_name", "local_folder", "probe"]
+__all__ = ["VALUE_LIMIT", "absolute_uri", "alone", "flatten", "legal_name", "local_folder", "probe"]
 
 VALUE_LIMIT: Final = 6000
 """Longest value of a param that MLflow stores; a tag's limit (8000) is above it."""
 PROBE_SECONDS: Final = 3.0
+OPEN_SECONDS: Final = 60.0
 _DATABASES: Final = ("sqlite", "postgresql", "mysql", "mssql")
 
 
@@ -41,6 +45,27 @@ def absolute_uri(uri: str) -> str:
         f"tracking URI {uri!r}: MLflow keeps no runs there; give sqlite:///path/to/mlflow.db or the http address of "
         "a server"
     )
+
+
+@contextmanager
+def alone(uri: str) -> Iterator[None]:
+    """Hold a lock beside a SQLite store while it is opened, for at most a minute.
+
+    MLflow makes the tables of a new store when it opens it, and of two processes that do so at once one fails.
+    """
+    path = Path(uri.removeprefix("sqlite:///"))
+    if not uri.startswith("sqlite:///") or not path.parent.is_dir():
+        yield
+        return
+    deadline = time.monotonic() + OPEN_SECONDS
+    with path.with_name(f"{path.name}.lock").open("ab") as stream:
+        while time.monotonic() < deadline:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(0.05)
+        yield
 
 
 def local_folder(artifact_uri: str) -> Path | None:

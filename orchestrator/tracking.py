@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final, Literal
 
 from orchestrator.errors import TrackingError
-from orchestrator.runstore import VALUE_LIMIT, absolute_uri, legal_name, local_folder, probe
+from orchestrator.runstore import VALUE_LIMIT, absolute_uri, alone, legal_name, local_folder, probe
 
 __all__ = ["KEY_TAG", "KIND_TAG", "Status", "TrackedRun", "Tracker"]
 
@@ -63,7 +63,8 @@ def open_client(uri: str) -> Any:
         logging.getLogger(chatty).setLevel(logging.WARNING)
     from mlflow import MlflowClient
 
-    return MlflowClient(tracking_uri=uri)
+    with alone(uri):
+        return MlflowClient(tracking_uri=uri)
 
 
 class Tracker:
