@@ -49,6 +49,7 @@ def test_processes_race_for_leases(
     assert won == Counter({str(key): 1 for key in range(keys)})
 
 
+@pytest.mark.slow
 def test_a_new_tracking_store_is_made_by_one_of_two(tmp_path: Path) -> None:
     command = [sys.executable, "-c", _CHECK, str(tmp_path / "mlflow.db"), str(tmp_path / "artifacts")]
     both = [subprocess.Popen(command, text=True, stderr=subprocess.PIPE) for _ in range(2)]
