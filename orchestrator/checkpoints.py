@@ -263,7 +263,8 @@ class CheckpointStore:
                 found = self.fetch(name, download_to)
                 break
             except DamagedError as error:
-                passed.append(f"checkpoint {_place(name)[0]} of trial {self.key} is damaged ({error})")
+                state = "damaged" if content & {MANIFEST, MARK} else "incomplete"
+                passed.append(f"checkpoint {_place(name)[0]} of trial {self.key} is {state} ({error})")
                 # Without a manifest it may still be on its way: never marked.
                 if content >= {MANIFEST} and MARK not in content:
                     self._try_to_mark(name, str(error))

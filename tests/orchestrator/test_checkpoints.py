@@ -80,7 +80,7 @@ def test_without_a_manifest_it_does_not_exist(bench: Bench) -> None:
     assert found is not None
     assert found.step == 10
     lost = "no manifest.json: its upload has not ended, or the file was lost"
-    assert bench.warnings == [f"checkpoint 20 of trial k is damaged ({lost}); checkpoint 10 is taken instead"]
+    assert bench.warnings == [f"checkpoint 20 of trial k is incomplete ({lost}); checkpoint 10 is taken instead"]
     # It may still be on its way, so it bears no mark.
     assert not bench.store.is_marked("00000020")
 
