@@ -23,6 +23,7 @@ __all__ = [
     "add_name",
     "add_places",
     "add_reference",
+    "add_search",
     "add_storage",
     "add_yes",
     "device",
@@ -176,6 +177,34 @@ def add_launch(parser: argparse.ArgumentParser) -> None:
     add_name(parser)
     add_gangs(parser)
     add_reference(parser)
+    add_search(parser)
+
+
+def add_search(parser: argparse.ArgumentParser) -> None:
+    """Settings to search, which is no reproduction."""
+    group = parser.add_argument_group("search (of one cell; its samples are not comparable with published numbers)")
+    group.add_argument(
+        "--search",
+        action="append",
+        default=[],
+        metavar="KEY=DOMAIN",
+        help="draw a setting from uniform(a,b), loguniform(a,b), quniform(a,b,step), randint(a,b) (below b) or "
+        "choice(...), or take every value of grid(...): 'lr=loguniform(1e-3,1e-1)'; may be repeated",
+    )
+    group.add_argument("--samples", type=positive, metavar="N", help="samples to draw (for every point of the grids)")
+    group.add_argument("--search-seed", type=int, default=0, metavar="N", help="seed of the draws (default 0)")
+    group.add_argument(
+        "--search-metric", default="val/mIoU", metavar="M", help="what samples are compared by (default val/mIoU)"
+    )
+    group.add_argument("--search-mode", choices=("max", "min"), default="max", help="which is better (default max)")
+    group.add_argument(
+        "--search-grace", type=positive, metavar="STEPS", help="what every sample gets (default: one validation)"
+    )
+    group.add_argument(
+        "--search-reduction", type=float, default=3.0, metavar="N",
+        help="after the grace period, and after every N times as many steps, the best 1/N go on (default 3)",
+    )  # fmt: skip
+    group.add_argument("--resume-stopped", action="store_true", help="go on with samples that were stopped early, too")
 
 
 def add_reference(parser: argparse.ArgumentParser) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from jobs._options import facets, settings
 from jobs._reference import parse_references, references
+from jobs._search import halving, searched
 from jobs._wiring import HrnetWorkload
 from orchestrator.errors import ClusterError, UsageError
 from orchestrator.estimates import Estimator, measurements
@@ -20,6 +21,7 @@ from orchestrator.identity import trial_key
 from orchestrator.ledger import Ledger, TrialRecord
 from orchestrator.plan import ClusterShape, Plan, make_plan, parse_cluster
 from orchestrator.reference import Reference
+from orchestrator.search import Halving
 from orchestrator.settings import Settings
 from orchestrator.sharing import Sharing
 from orchestrator.sizing import AUTO
@@ -41,6 +43,9 @@ class Draft:
     plan: Plan
     references: Mapping[str, Reference]
     """Key to what is shown beside the run, of the trials that will run and have one."""
+
+    halving: Halving | None
+    """Of a search: when its samples are stopped early."""
 
 
 def require_data(args: argparse.Namespace) -> None:
@@ -112,7 +117,11 @@ def draft(args: argparse.Namespace, cluster: ClusterShape, *, free_dead: bool = 
     workload = HrnetWorkload(data=args.data)
     cells = select(workload.cells(), facets(args), args.names)
     overrides, rules = parse_overrides(args.overrides), parse_references(args.references)
-    trials = expand(workload, cells, overrides, args.seeds, args.data, note=_note)
+    if args.search:
+        trials = searched(args, workload, cells, overrides, _note)
+    else:
+        trials = expand(workload, cells, overrides, args.seeds, args.data, note=_note)
+    rungs = halving(args, trials)
     if free_dead:
         from orchestrator.scheduler import free_dead_trials
 
@@ -129,11 +138,18 @@ def draft(args: argparse.Namespace, cluster: ClusterShape, *, free_dead: bool = 
         estimator=Estimator(measurements(ledger, trials, records, workload), cluster),
         auto_gangs=args.gangs == AUTO,
         sharing=_sharing(args.share_gpus),
+        resume_stopped=args.resume_stopped,
     )
     going = {trial.key for trial in plan.to_run}
     shown = references(rules, trials, going.__contains__, places, workload.published_log) if rules else {}
     return Draft(
-        settings=places, workload=workload, trials=tuple(trials), records=records, plan=plan, references=shown
+        settings=places,
+        workload=workload,
+        trials=tuple(trials),
+        records=records,
+        plan=plan,
+        references=shown,
+        halving=rungs,
     )
 
 

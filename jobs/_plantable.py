@@ -21,8 +21,8 @@ _WORDS: Mapping[Action, str] = {"run": "to run", "resume": "to resume", "skip": 
 
 
 def trial_name(trial: PlannedTrial) -> str:
-    """The name that people see: the cell's, with the seed when it is not 0."""
-    return trial.spec.cell.name + (f" seed {trial.spec.seed}" if trial.spec.seed else "")
+    """The name that people see: the cell's, with the seed when it is not 0 and what a search drew."""
+    return trial.spec.title
 
 
 def print_plan(plan: Plan, price: float | None = None) -> None:

@@ -91,6 +91,7 @@ class HrnetWorkload:
             work=science.gigamacs(recipe),
             memory_gb=science.memory_gb(recipe, recipe.workers),
             family=recipe.width,
+            interval=recipe.val_interval,
         )
 
     def preflight(self, spec: Spec) -> Sequence[Problem]:

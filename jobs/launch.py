@@ -123,6 +123,7 @@ def _conclude(made: Draft, outcomes: Sequence[TrialOutcome]) -> int:
     """Write and print the report, and say what can be done next."""
     from jobs._others import tell
     from jobs._reporting import keep_pictures, print_leaderboard, refresh_report
+    from orchestrator.search import STOPPED_EARLY
 
     places = made.settings
     with _tracking_may_fail("the report has no new pictures"):
@@ -133,8 +134,15 @@ def _conclude(made: Draft, outcomes: Sequence[TrialOutcome]) -> int:
             _summarise(made, report)
     print()
     print_leaderboard(report)
+    if made.halving is not None:
+        _print_samples(made)
     states = {trial.key: trial.state for row in report.rows for trial in row.trials}
-    unfinished = [outcome for outcome in outcomes if states.get(outcome.key) != "finished"]
+    # A sample that a search has stopped early has ended as planned.
+    unfinished = [
+        outcome
+        for outcome in outcomes
+        if states.get(outcome.key) != "finished" and not (outcome.error or "").startswith(STOPPED_EARLY)
+    ]
     failed = [outcome for outcome in unfinished if outcome.state == "failed"]
     tell(places, [outcome for outcome in unfinished if outcome.state == "skipped"])
     if failed:
@@ -145,6 +153,16 @@ def _conclude(made: Draft, outcomes: Sequence[TrialOutcome]) -> int:
     print(f"trials, logs, checkpoints: {places.storage}/trials")
     print(f"next: hrgrid ui --storage {places.storage}   hrgrid status --storage {places.storage}")
     return FAILED if unfinished else 0
+
+
+def _print_samples(made: Draft) -> None:
+    from jobs._search import print_samples
+    from orchestrator.ledger import Ledger
+    from orchestrator.storage import Storage
+
+    assert made.halving is not None
+    print()
+    print_samples(Ledger(Storage(made.settings.storage)), made.trials, made.halving)
 
 
 def _summarise(made: Draft, report: Report) -> None:

@@ -27,8 +27,8 @@ class Trial:
 
     @property
     def name(self) -> str:
-        """The name that people see: the cell's, with the seed when it is not 0."""
-        return self.spec.cell.name + (f" seed {self.spec.seed}" if self.spec.seed else "")
+        """The name that people see."""
+        return self.spec.title
 
 
 @dataclass(frozen=True, slots=True)

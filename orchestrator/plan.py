@@ -15,6 +15,7 @@ from orchestrator.estimates import Estimator, Source
 from orchestrator.grid import Trial
 from orchestrator.ledger import TrialRecord
 from orchestrator.packing import best_order, lower_bound, simulate
+from orchestrator.search import STOPPED_EARLY
 from orchestrator.shape import ClusterShape, count, parse_cluster
 from orchestrator.sharing import Sharing, refusal
 from orchestrator.sizing import (
@@ -135,6 +136,7 @@ class _Wishes:
     cluster: ClusterShape
     estimator: Estimator
     cpus_per_worker: int | None
+    resume_stopped: bool = False
 
 
 def make_plan(
@@ -148,6 +150,7 @@ def make_plan(
     estimator: Estimator | None = None,
     auto_gangs: bool = False,
     sharing: Sharing | None = None,
+    resume_stopped: bool = False,
 ) -> Plan:
     """Decide about every trial.
 
@@ -158,10 +161,16 @@ def make_plan(
     `auto_gangs` the plan takes any divisor of the batch that fits the memory instead, so that the grid ends early:
     then the longest cells get more workers, at the price of efficiency that is assumed where it was not measured
     (`estimates.EFFICIENCY`). `problems` (key to sentences from a preflight) block their trials. With `sharing`,
-    trials of one worker that fit share GPUs. Raises UsageError for a rule that cannot be, before anything is decided.
+    trials of one worker that fit share GPUs. A sample that a search stopped early is left alone unless
+    `resume_stopped`. Raises UsageError for a rule that cannot be, before anything is decided.
     """
     rules = parse_workers(workers, trials)
-    wishes = _Wishes(cluster=cluster, estimator=estimator or Estimator((), cluster), cpus_per_worker=cpus_per_worker)
+    wishes = _Wishes(
+        cluster=cluster,
+        estimator=estimator or Estimator((), cluster),
+        cpus_per_worker=cpus_per_worker,
+        resume_stopped=resume_stopped,
+    )
     found, known = problems or {}, [records.get(t.key) or TrialRecord(key=t.key, state="new") for t in trials]
     asked = [asked_workers(rules, trial) for trial in trials]
     gangs = [number or default_workers(trial.estimate, cluster) for number, trial in zip(asked, trials, strict=True)]
@@ -170,7 +179,7 @@ def make_plan(
         going = [
             i
             for i, (trial, record) in enumerate(zip(trials, known, strict=True))
-            if not found.get(trial.key) and _action(record, trial.estimate)[0] in ("run", "resume")
+            if not found.get(trial.key) and _action(record, trial, wishes)[0] in ("run", "resume")
         ]
         chosen, order, bound = _sizes([(trials[i], known[i], asked[i], gangs[i]) for i in going], wishes)
         for i, size in zip(going, chosen, strict=True):
@@ -227,7 +236,7 @@ def _decide(
     sharing: Sharing | None,
 ) -> PlannedTrial:
     cluster, estimator = wishes.cluster, wishes.estimator
-    action, reason = _action(record, trial.estimate)
+    action, reason = _action(record, trial, wishes)
     obstacle = "; ".join(problems) or _misfit(trial, gang, wishes)
     if obstacle and action != "skip":
         action, reason = "blocked", obstacle
@@ -254,12 +263,16 @@ def _decide(
     )
 
 
-def _action(record: TrialRecord, estimate: Estimate) -> tuple[Action, str]:
+def _action(record: TrialRecord, trial: Trial, wishes: _Wishes) -> tuple[Action, str]:
+    estimate, ended = trial.estimate, str((record.result or {}).get("error") or "")
     if record.state == "finished":
         return "skip", "finished before with the same recipe, seed, data and code"
     if record.state == "running":
         step = (record.progress or {}).get("step", 0)
         return "skip", f"another launch is training it (step {step} of {estimate.iterations}, {record.age:.0f} s ago)"
+    left_alone = trial.spec.sample and not wishes.resume_stopped
+    if left_alone and record.state == "stopped" and ended.startswith(STOPPED_EARLY):
+        return "skip", f"{ended}; --resume-stopped goes on with it"
     before = {
         "failed": f"failed before ({_first_line((record.result or {}).get('error'))})",
         "stopped": "stopped before",

@@ -43,9 +43,8 @@ class Ending:
 def open_run(tracker: Tracker, planned: PlannedTrial, settings: Settings, provenance: Mapping[str, Json]) -> str:
     """Return the id of the trial's run, RUNNING, with its tags, params and recipe; found before it is made."""
     spec = planned.spec
-    name = spec.cell.name + (f" seed {spec.seed}" if spec.seed else "")
     params = {**flatten(spec.settings), "seed": str(spec.seed)}
-    run_id = tracker.start_run(planned.key, name, tags=_tags(planned, settings, provenance), params=params)
+    run_id = tracker.start_run(planned.key, spec.title, tags=_tags(planned, settings, provenance), params=params)
     if tracker.read_artifact(run_id, "config/recipe.yaml") is None:
         import yaml
 
@@ -88,6 +87,7 @@ def _tags(planned: PlannedTrial, settings: Settings, provenance: Mapping[str, Js
         "hrgrid.git_commit": commit,
         "hrgrid.host": str(provenance.get("host") or socket.gethostname()),
         "hrgrid.not_comparable": "; ".join(spec.not_comparable),
+        "hrgrid.sample": " ".join(f"{name}={value}" for name, value in spec.sample.items()),
         "hrgrid.seed": str(spec.seed),
         "hrgrid.verdict": "running",
         "hrgrid.workers": str(planned.workers),

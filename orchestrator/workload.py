@@ -79,6 +79,15 @@ class Spec:
     not_comparable: tuple[str, ...] = ()
     """Why the result must not be compared with a published one; empty when it may be."""
 
+    sample: Mapping[str, str] = field(default_factory=dict)
+    """Settings that a search drew, by name; empty without one. Not part of the identity: the settings are."""
+
+    @property
+    def title(self) -> str:
+        """The name that people see: the cell's, with the seed when it is not 0 and what a search drew."""
+        drawn = "".join(f" {name}={value}" for name, value in self.sample.items())
+        return self.cell.name + (f" seed {self.seed}" if self.seed else "") + drawn
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Estimate:
@@ -102,6 +111,9 @@ class Estimate:
     family: str = ""
     """Specs of one family do their arithmetic at about the same speed (for HRNet: the width); empty: unlike any other.
     What was measured of one then tells of the others."""
+
+    interval: int = 0
+    """Iterations between two validations; 0: unknown."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

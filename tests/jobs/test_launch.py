@@ -28,8 +28,10 @@ RUIN = ("max_iters=40", "val_interval=40", "lr=100", "weight_decay=1")
 
 REFERENCE = [
     {"env_info": "somewhere"},
-    *({"mode": "train", "epoch": 1, "iter": step, "lr": 0.01, "loss": 1.0 / step} for step in range(1, 5)),
+    {"mode": "train", "epoch": 1, "iter": 1, "lr": 0.01, "loss": 1.0},
+    {"mode": "train", "epoch": 1, "iter": 2, "lr": 0.01, "loss": 0.5},
     {"mode": "val", "epoch": 1, "iter": 2, "mIoU": 0.97, "mAcc": 0.98, "aAcc": 0.99},
+    {"mode": "train", "epoch": 1, "iter": 4, "lr": 0.01, "loss": 0.25},
     {"mode": "val", "epoch": 1, "iter": 4, "mIoU": 0.98, "mAcc": 0.98, "aAcc": 0.99},
 ]
 """The log of a training that no four iterations can keep up with."""
@@ -124,7 +126,7 @@ def test_the_reference_is_drawn_beside_the_run_and_a_run_far_below_is_flagged(la
     run = {run.name: run for run in Tracker(str(launched.storage / "mlflow.db"), "small").runs()}[GOOD]
     tracker = Tracker(str(launched.storage / "mlflow.db"), "small")
     assert tracker.history(run.run_id, "reference/val/mIoU") == ((2, pytest.approx(97)), (4, pytest.approx(98)))
-    assert [step for step, _ in tracker.history(run.run_id, "reference/train/loss")] == [1, 2, 3, 4]
+    assert [step for step, _ in tracker.history(run.run_id, "reference/train/loss")] == [1, 2, 4]
     assert run.tags["hrgrid.reference"] == str(launched.folder / "reference.log.json")
     assert len(run.tags["hrgrid.reference_sha256"]) == 64
     warning = run.tags["hrgrid.warning"]

@@ -61,7 +61,7 @@ class FakeWorkload:
         s = spec.settings
         work = 4.0 if spec.cell.facets["shape"] == "thick" else 1.0
         return Estimate(batch=s["batch"], workers=s["workers"], iterations=s["steps"], work=work, memory_gb=work,
-                        family=spec.cell.facets["shape"])  # fmt: skip
+                        family=spec.cell.facets["shape"], interval=s["interval"])  # fmt: skip
 
     def preflight(self, spec: Spec) -> Sequence[Problem]:
         return [Problem(where="data", message="the folder 'broken' holds no data")] if spec.data == "broken" else []
