@@ -62,6 +62,7 @@ def _facts(entry: Entry, record: TrialRecord) -> dict[str, Any]:
     return {
         "cell": entry.cell,
         "seed": entry.seed,
+        "sample": dict((record.spec or {}).get("sample") or {}),
         "key": entry.key,
         **entry.facets,
         "state": record.state,
@@ -88,6 +89,7 @@ def _print(name: str, cells: Sequence[dict[str, Any]]) -> None:
         metrics = cell["metrics"]
         scores = [number(metrics.get(key)) for key in ("val/mIoU", "val/mIoU_ms_flip")]
         label = cell["cell"] + (f" seed {cell['seed']}" if cell["seed"] else "")
+        label += "".join(f" {name}={value}" for name, value in cell["sample"].items())
         loss = number(metrics.get("train/loss"), 4)
         rows.append((label, cell["state"], step, loss, *scores, duration(cell["age_seconds"]), cell["key"]))
     columns = ("cell", "state", "step", "loss", "mIoU", "ms+flip", "last sign", "key")

@@ -67,6 +67,7 @@ def _trial(
         step=progress.get("step"),
         total=progress.get("total"),
         error=(record.result or {}).get("error") if record.state == "failed" else None,
+        sample=(record.spec or {}).get("sample") or {},
         warning=record.warning,
         device=record.device,
         run_url=run_url(record.run_id) if record.run_id else None,

@@ -112,6 +112,7 @@ def _trial(row: Row, trial: Trial) -> dict[str, Json]:
         "not_comparable": list(trial.reasons),
         "error": trial.error,
         "warning": trial.warning or None,
+        "sample": dict(trial.sample),
         "run_url": trial.run_url,
     }
 

@@ -80,7 +80,8 @@ def _seeds(row: Row) -> Iterator[str]:
     for trial in row.trials:
         scores = " / ".join(text.number(trial.metrics.get(metric)) or "-" for metric in (SCORE, SCORE_MS_FLIP))
         link = f" [run]({trial.run_link})" if trial.run_link else ""
-        yield f"- {row.cell} seed {trial.seed}: mIoU / ms+flip {scores}, {trial.verdict(row.published)}{link}"
+        label = trial.name if trial.sample else f"{row.cell} seed {trial.seed}"
+        yield f"- {label}: mIoU / ms+flip {scores}, {trial.verdict(row.published)}{link}"
 
 
 def _cells(cells: Sequence[str]) -> str:

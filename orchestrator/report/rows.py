@@ -36,6 +36,9 @@ class Trial:
     error: str | None = None
     """Why it failed."""
 
+    sample: Mapping[str, str] = field(default_factory=dict)
+    """Settings that a search drew."""
+
     warning: str = ""
     """One sentence if it runs, or ran to its end, far below its reference curve."""
 
@@ -50,8 +53,9 @@ class Trial:
 
     @property
     def name(self) -> str:
-        """The cell, with the seed when it is not 0."""
-        return f"{self.cell} seed {self.seed}" if self.seed else self.cell
+        """The cell, with the seed when it is not 0 and what a search drew."""
+        drawn = "".join(f" {name}={value}" for name, value in self.sample.items())
+        return (f"{self.cell} seed {self.seed}" if self.seed else self.cell) + drawn
 
     @property
     def run_link(self) -> str | None:
