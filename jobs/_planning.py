@@ -14,7 +14,7 @@ from jobs._options import facets, settings
 from jobs._reference import parse_references, references
 from jobs._search import halving, searched
 from jobs._wiring import HrnetWorkload
-from orchestrator.errors import ClusterError, UsageError
+from orchestrator.errors import ClusterError, TrackingError, UsageError
 from orchestrator.estimates import Estimator, measurements
 from orchestrator.grid import Trial, expand, parse_overrides, select
 from orchestrator.identity import trial_key
@@ -29,7 +29,7 @@ from orchestrator.storage import Storage
 from orchestrator.telemetry import Gpus, device
 from orchestrator.workload import Problem
 
-__all__ = ["Draft", "cluster_shape", "draft", "obstacles", "require_data"]
+__all__ = ["Draft", "cluster_shape", "draft", "obstacles", "repaired", "require_data"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,10 +107,10 @@ def _ray_cluster(address: str) -> ClusterShape:
     return ClusterShape(slots=total, kind="GPU", cpus=int(per_gpu * total), gpus=total, device=model)
 
 
-def draft(args: argparse.Namespace, cluster: ClusterShape, *, free_dead: bool = False) -> Draft:
+def draft(args: argparse.Namespace, cluster: ClusterShape, *, repair: bool = False) -> Draft:
     """Choose cells, complete them, look up what is known of them, check what would run, and decide.
 
-    With `free_dead`, trials whose launch on this machine was killed are taken over at once.
+    With `repair`, what killed launches left behind is put right first, and their trials are taken over at once.
     Raises an HrnetError or OrchestratorError for the first option that cannot be.
     """
     places = settings(args)
@@ -122,10 +122,8 @@ def draft(args: argparse.Namespace, cluster: ClusterShape, *, free_dead: bool = 
     else:
         trials = expand(workload, cells, overrides, args.seeds, args.data, note=_note)
     rungs = halving(args, trials)
-    if free_dead:
-        from orchestrator.scheduler import free_dead_trials
-
-        free_dead_trials(places, [trial.key for trial in trials])
+    if repair:
+        repaired(places, [trial.key for trial in trials])
     ledger = Ledger(Storage(places.storage))
     records = ledger.trials(trial.key for trial in trials)
     plan = make_plan(
@@ -195,6 +193,17 @@ def _problems(
 def _sentence(problem: Problem) -> str:
     told = problem.message
     return told if problem.where in told else f"{problem.where}: {told}"
+
+
+def repaired(places: Settings, keys: Sequence[str]) -> None:
+    """Put right what killed launches left behind, one line each; a tracking store that is away is no error here."""
+    from orchestrator.reconcile import reconcile
+
+    try:
+        for repair in reconcile(places, keys):
+            print(f"repaired: {repair}", flush=True)
+    except TrackingError as error:
+        print(f"hrgrid: note: runs are not repaired now: {error}", file=sys.stderr)
 
 
 def _note(text: str) -> None:

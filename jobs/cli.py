@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "predict": ("jobs.predict", "segment images with a checkpoint"),
     "weights": ("jobs.weights", "convert weights files: OpenMMLab, HRNet, timm in; OpenMMLab, ONNX out"),
     "status": ("jobs.status", "say where every cell of a benchmark is"),
+    "reconcile": ("jobs.reconcile", "repair what killed launches left behind in ledger and MLflow"),
     "report": ("jobs.report", "write the leaderboard beside the published numbers"),
     "ui": ("jobs.ui", "open the MLflow UI on the right store"),
     "drill": ("jobs.drill", "kill and take away what can fail, and prove that results stay the same"),

@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Plan, ask, run, report; exit code 0 only if every cell is finished, 2 if something keeps a cell from running."""
-    from jobs._planning import cluster_shape, draft, obstacles, require_data
+    from jobs._planning import cluster_shape, draft, obstacles, repaired, require_data
     from jobs._plantable import print_plan
     from jobs._reference import print_references
 
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
 
         arrange(args)
     require_data(args)
-    made = draft(args, cluster_shape(args), free_dead=True)
+    made = draft(args, cluster_shape(args), repair=True)
     print_plan(made.plan, args.price)
     print_references(made.references)
     print(flush=True)
@@ -64,6 +64,8 @@ def run(args: argparse.Namespace) -> int:
             print("nothing was started")
             return 0
     outcomes = _carry_out_all(args, made)
+    # The tracking server may have been away when a cell ended, and be back now.
+    repaired(made.settings, [trial.key for trial in made.plan.to_run])
     code = _conclude(made, outcomes)
     if args.smoke:
         from jobs._smoke import verdict
@@ -89,7 +91,7 @@ def _carry_out_all(args: argparse.Namespace, made: Draft) -> list[TrialOutcome]:
 
     outcomes = {outcome.key: outcome for outcome in _carry_out(made, args.address)}
     while keys := abandoned(made.settings, outcomes.values()):
-        rest = only(draft(args, cluster_shape(args), free_dead=True), keys)
+        rest = only(draft(args, cluster_shape(args), repair=True), keys)
         if not rest.plan.to_run:
             break
         print(f"\n{plural(len(rest.plan.to_run), 'cell')} left by another launch that is gone: taken over", flush=True)

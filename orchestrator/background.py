@@ -5,49 +5,74 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 __all__ = ["Courier"]
 
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Job:
+    what: str
+    do: Callable[[], object]
+    otherwise: Callable[[], object] | None
+
+
 class Courier:
-    """Runs jobs in order in one thread; a job that fails is tried again, then left out with a warning."""
+    """Runs jobs in order in one thread; a job that fails is tried again, then left to what it names otherwise.
+
+    After such a job the next ones are tried once each, until one succeeds: a server that is away is waited for once.
+    """
 
     def __init__(self, name: str, *, attempts: int = 3, pause: float = 2.0) -> None:
         """`pause`: seconds before the second attempt; each further one waits twice as long."""
         self._attempts = attempts
         self._pause = pause
-        self._jobs: queue.SimpleQueue[tuple[str, Callable[[], object]] | None] = queue.SimpleQueue()
+        self._failing = False
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._work, name=f"hrgrid-{name}", daemon=True)
         self._thread.start()
 
-    def send(self, what: str, job: Callable[[], object]) -> None:
-        """Queue a job; `what` names it in a warning."""
-        self._jobs.put((what, job))
+    def send(self, what: str, job: Callable[[], object], otherwise: Callable[[], object] | None = None) -> None:
+        """Queue a job; `what` names it in a warning, `otherwise` is done when it has failed for good."""
+        self._jobs.put(_Job(what=what, do=job, otherwise=otherwise))
 
     def close(self, timeout: float = 120.0) -> bool:
-        """Finish all jobs; False when they are not done after `timeout` seconds."""
+        """Finish all jobs; those that are not begun after `timeout` seconds are left to what they name otherwise.
+
+        Returns False when even that was not done after 30 seconds more.
+        """
         self._jobs.put(None)
         self._thread.join(timeout)
         self._end.set()
+        self._thread.join(30.0)
         return not self._thread.is_alive()
 
     def _work(self) -> None:
-        while (entry := self._jobs.get()) is not None:
-            self._attempt(*entry)
+        while (job := self._jobs.get()) is not None:
+            if not self._end.is_set() and self._done(job):
+                self._failing = False
+                continue
+            self._failing = True
+            if job.otherwise is not None:
+                try:
+                    job.otherwise()
+                except Exception as error:
+                    _log.warning("%s: lost: %s", job.what, error)
 
-    def _attempt(self, what: str, job: Callable[[], object]) -> None:
-        for attempt in range(1, self._attempts + 1):
+    def _done(self, job: _Job) -> bool:
+        """Try a job; False when it has failed for good."""
+        attempts = 1 if self._failing else self._attempts
+        for attempt in range(1, attempts + 1):
             try:
-                job()
-                return
+                job.do()
+                return True
             except Exception as error:
-                last = attempt == self._attempts or self._end.is_set()
-                _log.warning("%s: attempt %d of %d: %s", what, attempt, self._attempts, error)
-                if last:
-                    return
-                time.sleep(self._pause * 2 ** (attempt - 1))
+                level = logging.DEBUG if self._failing else logging.WARNING
+                _log.log(level, "%s: attempt %d of %d: %s", job.what, attempt, attempts, error)
+                if attempt < attempts and self._end.wait(self._pause * 2 ** (attempt - 1)):
+                    break
+        return False

@@ -1,22 +1,43 @@
-"""The tracking run of one trial: how it is opened, and what it is told at the end."""
+"""The tracking run of one trial: how it is opened, what it is told at the end, and what reaches it late.
+
+A server that is away when a trial starts is waited for (OPEN_SECONDS); one that is away at its end is not: what it
+should have been told stands in the trial's result, and `orchestrator.reconcile` tells it later.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import logging
 import socket
-from collections.abc import Mapping
+import tempfile
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, Literal
 
+from orchestrator.checkpoints import CheckpointStore
+from orchestrator.errors import TrackingError
 from orchestrator.plan import PlannedTrial
+from orchestrator.points import left_behind, spool_folder
 from orchestrator.report import Trial
-from orchestrator.runstore import flatten
+from orchestrator.runstore import flatten, probe
 from orchestrator.settings import Settings
 from orchestrator.storage import Storage
-from orchestrator.tracking import Status, Tracker
+from orchestrator.tracking import Status, Tracker, refused
 from orchestrator.triallog import log_names
+from orchestrator.undelivered import Undelivered
 from orchestrator.workload import Json, Workload
 
-__all__ = ["EndState", "Ending", "close_run", "ending_of", "open_run"]
+__all__ = ["EndState", "Ending", "close_run", "deliver", "ending_of", "open_run", "wait_for_run"]
+
+OPEN_SECONDS: Final = 900.0
+"""A trial waits so long for a tracking store that is away when it starts; then it fails."""
+OPEN_PAUSE: Final = 15.0
+"""Longest pause between two attempts, which a lease must survive."""
+DELIVER_SECONDS: Final = 60.0
+
+_log = logging.getLogger(__name__)
 
 EndState = Literal["finished", "failed", "stopped"]
 
@@ -38,6 +59,20 @@ class Ending:
 
     tags: Mapping[str, str]
     """The verdict, and the error if there is one."""
+
+    @classmethod
+    def of(cls, result: Mapping[str, Json]) -> Ending:
+        """Return the ending that a trial's result document carries, or what can be told of one without."""
+        if "ending" in result:
+            return cls(**result["ending"])
+        error = str(result.get("error") or "").splitlines()
+        return cls(
+            status=_STATUS[result["state"]], step=0, metrics={}, tags={"hrgrid.error": error[0]} if error else {}
+        )
+
+    def document(self) -> dict[str, Json]:
+        """Return it as JSON, for the result document."""
+        return dataclasses.asdict(self)
 
 
 def open_run(tracker: Tracker, planned: PlannedTrial, settings: Settings, provenance: Mapping[str, Json]) -> str:
@@ -63,17 +98,79 @@ def ending_of(
     return Ending(
         status=_STATUS[state],
         step=planned.estimate.iterations,
-        metrics={**metrics, **_published(workload, planned, state, metrics)},
+        # Of a training that did not end the last curve points are no scores, and their step is another.
+        metrics={**metrics, **_published(workload, planned, state, metrics)} if state == "finished" else {},
         tags=tags,
     )
 
 
+def wait_for_run(
+    tracker: Tracker,
+    planned: PlannedTrial,
+    settings: Settings,
+    provenance: Mapping[str, Json],
+    waiting: Callable[[], object],
+    *,
+    seconds: float = OPEN_SECONDS,
+) -> tuple[str, int]:
+    """Do as `open_run`, again and again while the store is away; `waiting` is called before each further attempt.
+
+    Returns the run's id and its start, milliseconds since the epoch. Raises TrackingError when the store is still away
+    after `seconds`, and at once when it refuses.
+    """
+    until, pause = time.monotonic() + seconds, 1.0
+    while True:
+        try:
+            probe(tracker.uri)
+        except TrackingError as error:
+            problem = str(error)
+        else:
+            try:
+                run_id = open_run(tracker, planned, settings, provenance)
+                return run_id, tracker.start_ms(run_id)
+            except TrackingError:
+                raise
+            except Exception as error:
+                problem = f"the tracking store {tracker.uri} fails ({_line(error)})"
+                if refused(error):
+                    raise TrackingError(problem) from error
+        if time.monotonic() >= until:
+            raise TrackingError(f"{problem}; it was waited for {seconds / 60:.0f} minutes")
+        _log.warning("trial %s waits: %s", planned.key, problem)
+        waiting()
+        time.sleep(pause)
+        pause = min(2 * pause, OPEN_PAUSE)
+
+
 def close_run(tracker: Tracker, run_id: str, key: str, ending: Ending, storage: Storage) -> None:
-    """End a trial's run with its true status, metrics, tags and the logs of all attempts."""
+    """End a trial's run with its true status, metrics, tags, the logs of all attempts and whatever waits for it."""
+    probe(tracker.uri)
     for name in log_names(storage, key):
         content = storage.find_bytes(f"trials/{key}/logs/{name}")
         tracker.log_artifact(run_id, content or b"", f"logs/{name}")
+    deliver(tracker, run_id, key, storage)
     tracker.finish(run_id, ending.status, metrics=ending.metrics, step=ending.step, tags=ending.tags)
+
+
+def deliver(tracker: Tracker, run_id: str, key: str, storage: Storage) -> None:
+    """Bring to a run what workers kept in storage or left on this host because the store was away; TrackingError."""
+    waiting = Undelivered(storage, key)
+    if left_behind(spool_folder(), run_id) or waiting.exists():
+        from orchestrator.recorder import Recorder
+
+        recorder = Recorder(tracker.uri, run_id, tracker.start_ms(run_id), undelivered=waiting, flush_seconds=0.0)
+        if not recorder.close(DELIVER_SECONDS):
+            raise TrackingError(f"the tracking store {tracker.uri} does not take the points of run {run_id}")
+    for path in waiting.artifacts():
+        tracker.log_artifact(run_id, waiting.artifact(path), path)
+        waiting.drop_artifact(path)
+    for name in waiting.checkpoints():
+        store = CheckpointStore(storage, key)
+        with tempfile.TemporaryDirectory(prefix="hrgrid-deliver-") as folder:
+            found = store.best(Path(folder)) if name == "best" else store.latest(Path(folder))
+            if found is not None:
+                tracker.log_artifact(run_id, found.path, f"checkpoints/{name}")
+        waiting.drop_checkpoint(name)
 
 
 def _tags(planned: PlannedTrial, settings: Settings, provenance: Mapping[str, Json]) -> dict[str, str]:
@@ -121,6 +218,10 @@ def _published(
     if measured is not None:
         found["published/gap"] = metrics[measured] - known[measured]
     return found
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _plain(value: Json) -> Json:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,12 +18,36 @@ from typing import Any, Final, Literal
 from orchestrator.errors import TrackingError
 from orchestrator.runstore import VALUE_LIMIT, absolute_uri, alone, legal_name, local_folder, probe
 
-__all__ = ["KEY_TAG", "KIND_TAG", "Status", "TrackedRun", "Tracker"]
+__all__ = [
+    "ATTEMPTS_TAG",
+    "DUPLICATE_TAG",
+    "KEY_TAG",
+    "KIND_TAG",
+    "REASON_TAG",
+    "Status",
+    "TrackedRun",
+    "Tracker",
+    "open_client",
+    "refused",
+]
 
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 
 KEY_TAG: Final = "hrgrid.key"
 KIND_TAG: Final = "hrgrid.kind"
+DUPLICATE_TAG: Final = "hrgrid.duplicate_of"
+"""On a run that two launches made for one trial: the run that is the trial's."""
+REASON_TAG: Final = "hrgrid.killed_because"
+"""Why a run was ended as KILLED by somebody else than its trial."""
+_PASSING: Final = (REASON_TAG, "hrgrid.error")
+"""Tags of how an earlier attempt ended, which say nothing of a run that goes on."""
+SETTLE_SECONDS: Final = 1.0
+"""A launch that makes a run of the same trial at the same moment has made it after this time. The lease keeps two
+launches from it; this is for the moment in which one takes it over from another that still lives."""
+ATTEMPTS_TAG: Final = "hrgrid.attempts"
+OUTAGES: Final = (401, 403, 408, 409, 429)
+"""HTTP statuses below 500 that trying again, or a person, can mend; with any other the request itself is at fault."""
+METRICS_PER_BATCH: Final = 1000
 PARAMS_PER_BATCH: Final = 100
 """Limit of MLflow's `log_batch` for params and for tags."""
 EXPERIMENT_TAGS: Final = {"mlflow.experimentKind": "custom_model_development"}
@@ -123,9 +148,14 @@ class Tracker:
         return str(found.experiment_id)
 
     def find(self, key: str) -> TrackedRun | None:
-        """The run of a trial key, or None."""
-        found = self.client.search_runs([self.experiment_id], f"tags.`{KEY_TAG}` = '{key}'", max_results=1)
-        return self._tracked(found[0]) if found else None
+        """The run of a trial key, or None; of several the oldest that is not marked as a duplicate."""
+        found = [self._tracked(run) for run in self._of_key(key)]
+        return next((run for run in found if DUPLICATE_TAG not in run.tags), None)
+
+    def _of_key(self, key: str) -> list[Any]:
+        query = f"tags.`{KEY_TAG}` = '{key}'"
+        found = self.client.search_runs([self.experiment_id], query, order_by=["attributes.start_time ASC"])
+        return sorted(found, key=lambda run: (run.info.start_time, run.info.run_id))
 
     def start_run(
         self,
@@ -136,18 +166,58 @@ class Tracker:
         params: Mapping[str, str] | None = None,
         kind: str = "trial",
     ) -> str:
-        """Return the id of the key's run, RUNNING: the one that exists, or a new one. Params are written once."""
+        """Return the id of the key's run, RUNNING: the one that exists, or a new one. Params are written once.
+
+        Of several launches that make a key's run at the same moment all get the oldest; the others' are taken back.
+        """
         all_tags = {**(tags or {}), KEY_TAG: key, KIND_TAG: kind}
         found = self.find(key)
         if found is None:
             run = self.client.create_run(self.experiment_id, run_name=name, tags=_texts(all_tags))
-            run_id = str(run.info.run_id)
+            run_id = self._oldest(key, str(run.info.run_id))
         else:
             run_id = found.run_id
-            self.client.update_run(run_id, status="RUNNING")
-            self._set_tags(run_id, all_tags)
+            self._reopen(run_id)
+            for tag in _PASSING:
+                if tag in found.tags:
+                    self.client.delete_tag(run_id, tag)
+            self.set_tags(run_id, all_tags)
         self._log_new_params(run_id, params or {})
         return run_id
+
+    def _oldest(self, key: str, mine: str) -> str:
+        """Return the run that all who have just made one for a key agree on; take back `mine` if it is another."""
+        time.sleep(SETTLE_SECONDS)
+        first = self.find(key)
+        if first is None or first.run_id == mine:
+            return mine
+        self.discard(mine, first.run_id)
+        self.client.delete_run(mine)
+        return first.run_id
+
+    def discard(self, run_id: str, of: str) -> None:
+        """Mark a run as a duplicate of another one and end it as KILLED."""
+        self.set_tags(run_id, {DUPLICATE_TAG: of})
+        self.client.set_terminated(run_id, status="KILLED")
+
+    def _reopen(self, run_id: str) -> None:
+        """Make a run RUNNING again. Only the store below the client can clear the time at which it had ended."""
+        from mlflow.entities import RunStatus
+
+        running = RunStatus.from_string("RUNNING")
+        self.client._tracking_client.store.update_run_info(run_id, running, 0, None)
+
+    def note_attempt(self, run_id: str, host: str, workers: int) -> None:
+        """Count an attempt at a run's trial, and add its host and its number of workers to those of earlier ones."""
+        tags = self.client.get_run(run_id).data.tags
+        before = int(tags.get(ATTEMPTS_TAG, "0"))
+
+        def added(tag: str, value: object) -> str:
+            return f"{tags[tag]}, {value}" if before and tag in tags else str(value)
+
+        hosts, gangs = f"{ATTEMPTS_TAG}.hosts", f"{ATTEMPTS_TAG}.workers"
+        new = {ATTEMPTS_TAG: str(before + 1), hosts: added(hosts, host), gangs: added(gangs, workers)}
+        self.set_tags(run_id, new)
 
     def _log_new_params(self, run_id: str, params: Mapping[str, str]) -> None:
         from mlflow.entities import Param
@@ -158,7 +228,8 @@ class Tracker:
         for begin in range(0, len(new), PARAMS_PER_BATCH):
             self.client.log_batch(run_id, params=new[begin : begin + PARAMS_PER_BATCH])
 
-    def _set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
+    def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Set tags of a run, whatever its status."""
         from mlflow.entities import RunTag
 
         batch = [RunTag(name, value) for name, value in _texts(tags).items()]
@@ -168,10 +239,6 @@ class Tracker:
     def tags(self, run_id: str) -> dict[str, str]:
         """All tags of a run."""
         return dict(self.client.get_run(run_id).data.tags)
-
-    def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
-        """Set tags of a run, whatever its status."""
-        self._set_tags(run_id, tags)
 
     def history(self, run_id: str, name: str) -> tuple[tuple[int, float], ...]:
         """All points of a metric of a run as (step, value), in ascending order of the step."""
@@ -191,19 +258,18 @@ class Tracker:
         step: int = 0,
         tags: Mapping[str, str] | None = None,
     ) -> None:
-        """End a run with its true status; `metrics` are those that the run does not hold with the same value yet."""
+        """End a run with its true status; of `metrics` those are stored that the run does not hold at `step` yet."""
         from mlflow.entities import Metric
 
         run = self.client.get_run(run_id)
         stamp = int(run.info.start_time) + step
+        stored = {metric.key: int(metric.step) for metric in run.data.to_proto().metrics}
         new = {legal_name(name): float(value) for name, value in (metrics or {}).items()}
-        batch = [
-            Metric(name, value, stamp, step) for name, value in new.items() if run.data.metrics.get(name) != value
-        ]
-        if batch:
-            self.client.log_batch(run_id, metrics=batch)
+        batch = [Metric(name, value, stamp, step) for name, value in new.items() if stored.get(name, -1) < step]
+        for begin in range(0, len(batch), METRICS_PER_BATCH):
+            self.client.log_batch(run_id, metrics=batch[begin : begin + METRICS_PER_BATCH])
         if tags:
-            self._set_tags(run_id, tags)
+            self.set_tags(run_id, tags)
         self.client.set_terminated(run_id, status=status)
 
     def log_artifact(self, run_id: str, content: bytes | str | Path, path: str) -> None:
@@ -282,7 +348,12 @@ class Tracker:
         run_id = self.start_run(f"summary-{benchmark}", f"summary of {benchmark}", kind="summary")
         for path, content in files.items():
             self.log_artifact(run_id, content, path)
-        self.finish(run_id, "FINISHED", metrics=metrics)
+        from mlflow.entities import Metric
+
+        # Counts of a benchmark go up and down: the newest are those to show, and all have the step 0.
+        now = int(time.time() * 1e3)
+        self.client.log_batch(run_id, metrics=[Metric(legal_name(n), float(v), now, 0) for n, v in metrics.items()])
+        self.finish(run_id, "FINISHED")
         return run_id
 
     def run_url(self, run_id: str) -> str | None:
@@ -303,6 +374,12 @@ class Tracker:
             tags=dict(run.data.tags),
             url=self.run_url(run.info.run_id),
         )
+
+
+def refused(error: Exception) -> bool:
+    """Tell whether the store refuses the request itself; everything else is an outage, also a locked database."""
+    status = getattr(error, "get_http_status_code", None)
+    return status is not None and 400 <= status() < 500 and status() not in OUTAGES and "locked" not in str(error)
 
 
 def _texts(tags: Mapping[str, str]) -> dict[str, str]:

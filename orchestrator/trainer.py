@@ -8,17 +8,17 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from orchestrator.errors import LeaseLostError, StorageError
+from orchestrator.errors import LeaseLostError, StorageError, TrackingError
 from orchestrator.ledger import Ledger
 from orchestrator.owners import process_identity
 from orchestrator.patience import PATIENCE
 from orchestrator.plan import PlannedTrial
-from orchestrator.runs import close_run, ending_of, open_run
+from orchestrator.runs import close_run, ending_of, wait_for_run
 from orchestrator.scratch import sweep_scratch
 from orchestrator.settings import Settings
 from orchestrator.storage import Storage
@@ -100,14 +100,26 @@ def run_trial(
         ledger.release(key, options.owner, lease)
         return TrialOutcome(key=key, cell=cell, state="skipped", error="another launch has finished it")
     tracker = Tracker(settings.tracking, settings.benchmark, artifacts=settings.artifacts)
-    run_id = open_run(tracker, planned, settings, options.provenance)
     ledger.write_spec(key, planned.spec)
+    try:
+        waiting = _waiting(ledger, planned, options, lease)
+        run_id, start_ms = wait_for_run(tracker, planned, settings, options.provenance, waiting)
+    except LeaseLostError:
+        return TrialOutcome(key=key, cell=cell, state="skipped", error="another launch has taken it over")
+    except TrackingError as problem:
+        known = (ledger.progress(key) or {}).get("run_id")
+        seconds = time.time() - began
+        outcome = TrialOutcome(
+            key=key, cell=cell, state="failed", run_id=known, error=f"{cell}: {problem}", seconds=seconds
+        )
+        close_trial(workload, planned, settings, outcome, options, lease=lease)
+        return outcome
     assignment = Assignment(
         spec=planned.spec,
         key=key,
         settings=settings,
         run_id=run_id,
-        start_ms=tracker.start_ms(run_id),
+        start_ms=start_ms,
         workers=planned.workers,
         cpus=planned.cpus_per_worker,
         owner=options.owner,
@@ -154,32 +166,34 @@ def close_trial(
     """
     storage = Storage(settings.storage)
     ledger = Ledger(storage)
-    untracked = None
+    result: dict[str, Json] = {
+        "state": outcome.state,
+        "cell": outcome.cell,
+        "metrics": dict(outcome.metrics),
+        "run_id": outcome.run_id,
+        "error": outcome.error,
+        "seconds": round(outcome.seconds, 3),
+        "workers": planned.workers,
+        "host": socket.gethostname(),
+        "owner": options.owner,
+        "not_comparable": list(planned.spec.not_comparable),
+        "provenance": dict(options.provenance),
+        "ended": ledger.clock(),
+        "tracked": outcome.run_id is None,
+        "untracked": None,
+    }
     if outcome.run_id is not None and outcome.state in ("finished", "failed", "stopped"):
+        ending = ending_of(workload, planned, outcome.state, outcome.metrics, outcome.error)
+        result["ending"] = ending.document()
+        # First: whoever is killed before the run was told leaves behind that it was not.
+        ledger.write_result(planned.key, result, lease=lease)
         tracker = tracker or Tracker(settings.tracking, settings.benchmark, artifacts=settings.artifacts)
         try:
-            ending = ending_of(workload, planned, outcome.state, outcome.metrics, outcome.error)
             close_run(tracker, outcome.run_id, planned.key, ending, storage)
+            result["tracked"] = True
         except Exception as error:
-            untracked = f"{type(error).__name__}: {error}"
-    ledger.write_result(
-        planned.key,
-        {
-            "state": outcome.state,
-            "cell": outcome.cell,
-            "metrics": dict(outcome.metrics),
-            "run_id": outcome.run_id,
-            "error": outcome.error,
-            "seconds": round(outcome.seconds, 3),
-            "workers": planned.workers,
-            "host": socket.gethostname(),
-            "owner": options.owner,
-            "not_comparable": list(planned.spec.not_comparable),
-            "provenance": dict(options.provenance),
-            "untracked": untracked,
-        },
-        lease=lease,
-    )
+            result["untracked"] = f"{type(error).__name__}: {error}"
+    ledger.write_result(planned.key, result, lease=lease)
     if lease is not None:
         _sweep(ledger, planned.key)
         ledger.release(planned.key, options.owner, lease)
@@ -192,6 +206,22 @@ def _sweep(ledger: Ledger, key: str) -> None:
             _log.info("swept: %s", sentence)
     except StorageError as error:
         _log.info("trial %s is not swept: %s", key, error)
+
+
+def _waiting(ledger: Ledger, planned: PlannedTrial, options: RunOptions, lease: int) -> Callable[[], None]:
+    """Return what keeps a trial's lease while its driver waits for the tracking server; it raises LeaseLostError."""
+
+    def wait() -> None:
+        before = ledger.progress(planned.key) or {}
+        document: dict[str, Json] = {
+            "step": 0, "total": 0, "metrics": {}, "run_id": None, **before, "state": "running",
+            "phase": "waiting for the tracking server", "cell": planned.spec.cell.name, "workers": planned.workers,
+            "host": socket.gethostname(), "pid": os.getpid(), "owner": options.owner, "updated": ledger.clock(),
+        }  # fmt: skip
+        ledger.renew(planned.key, options.owner, lease)
+        ledger.write_progress(planned.key, document, lease=lease)
+
+    return wait
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,10 +24,12 @@ from orchestrator.keeper import Keeper
 from orchestrator.ledger import Ledger
 from orchestrator.patience import PATIENCE
 from orchestrator.resume import RayGang, same_checkpoint
+from orchestrator.runstore import probe
 from orchestrator.settings import Settings
 from orchestrator.storage import Storage
 from orchestrator.telemetry import Gpus, device
 from orchestrator.triallog import TrialLog
+from orchestrator.undelivered import Undelivered
 from orchestrator.workload import Event, Json, Spec, Workload
 
 __all__ = ["Assignment", "train_on_worker"]
@@ -134,8 +137,10 @@ class _Desk:
         storage = Storage(job.settings.storage)
         self._job, self._log = job, log
         self.tracker = Tracker(job.settings.tracking, job.settings.benchmark, artifacts=job.settings.artifacts)
-        self.recorder = Recorder(job.settings.tracking, job.run_id, job.start_ms)
+        self.undelivered = Undelivered(storage, job.key)
+        self.recorder = Recorder(job.settings.tracking, job.run_id, job.start_ms, undelivered=self.undelivered)
         self.courier = Courier("artifacts")
+        self.courier.send("attempts", lambda: self.tracker.note_attempt(job.run_id, socket.gethostname(), job.workers))
         info = {"run_id": job.run_id, "workers": job.workers, "host": socket.gethostname(), "owner": job.owner}
         ledger = Ledger(storage)
         store = CheckpointStore(storage, job.key, guard=lambda: ledger.leases.require(job.key, job.lease))
@@ -162,7 +167,9 @@ class _Desk:
         if self._companion is not None:
             self._companion.see(event.metrics, event.step, event.total)
         if event.save is not None:
-            self.keeper.take(event.save, event.step, _floats(event.metrics), best=event.best)
+            # The next attempt records again what this one loses if it is killed: the curve has no gap there.
+            info = {"unsent": self.recorder.unsent()}
+            self.keeper.take(event.save, event.step, _floats(event.metrics), best=event.best, info=info)
 
     def evaluation_event(self, event: Event) -> None:
         """Show how far the final evaluation is, and keep its pictures and tables."""
@@ -178,10 +185,11 @@ class _Desk:
         # A checkpoint may have hundreds of megabytes: the one that was evaluated is here already, and often the best.
         for name, checkpoint in (("last", last), ("best", last if last.best else store.best(folder / "best"))):
             if checkpoint is not None:
-                self._send(f"checkpoints/{name}", checkpoint.path)
+                later = partial(self.undelivered.want_checkpoint, name)
+                self._send(f"checkpoints/{name}", checkpoint.path, otherwise=later)
 
     def close(self) -> None:
-        """Deliver everything; what the tracking store does not take within its time stays on this host."""
+        """Deliver everything; what the tracking store does not take within its time is kept in storage for later."""
         self.keeper.close()
         self.recorder.close()
         self._send_logs()
@@ -206,11 +214,16 @@ class _Desk:
 
     def _send_artifacts(self, event: Event) -> None:
         for path, content in event.artifacts.items():
-            self._send(path, content)
+            self._send(path, content, otherwise=partial(self.undelivered.put_artifact, path, content))
 
-    def _send(self, path: str, content: bytes | Path) -> None:
+    def _send(self, path: str, content: bytes | Path, *, otherwise: Callable[[], object] | None = None) -> None:
         run_id = self._job.run_id
-        self.courier.send(path, lambda: self.tracker.log_artifact(run_id, content, path))
+
+        def deliver() -> None:
+            probe(self.tracker.uri)
+            self.tracker.log_artifact(run_id, content, path)
+
+        self.courier.send(path, deliver, otherwise)
 
 
 def train_on_worker(workload: Workload, job: Assignment) -> dict[str, float] | None:
@@ -256,6 +269,8 @@ def _train_and_evaluate(
     resume = _same_checkpoint(job, folder / "resume", log)
     if resume is not None:
         log.note(f"goes on from the checkpoint of step {resume.step}")
+        if desk is not None:
+            desk.recorder.restore(resume.info.get("unsent", ()))
     step = 0 if resume is None else resume.step
     if desk is not None:
         desk.progress.update(resumed_from=step)
@@ -302,10 +317,9 @@ def _same_checkpoint(job: Assignment, folder: Path, log: TrialLog) -> Checkpoint
 
 def _start_telemetry(job: Assignment, node: int, desk: _Desk | None) -> Callable[[], None]:
     """Sample this node; returns what ends it. Rank 0's node uses rank 0's recorder, others have their own."""
-    from orchestrator.recorder import Recorder
     from orchestrator.telemetry import Sampler
 
-    own = None if desk is not None else Recorder(job.settings.tracking, job.run_id, job.start_ms)
+    own = None if desk is not None else _node_recorder(job)
     recorder: Any = desk.recorder if desk is not None else own
 
     def sink(metrics: Mapping[str, float], seconds: int) -> None:
@@ -321,6 +335,13 @@ def _start_telemetry(job: Assignment, node: int, desk: _Desk | None) -> Callable
             own.close()
 
     return close
+
+
+def _node_recorder(job: Assignment) -> Any:
+    from orchestrator.recorder import Recorder
+
+    undelivered = Undelivered(Storage(job.settings.storage), job.key)
+    return Recorder(job.settings.tracking, job.run_id, job.start_ms, undelivered=undelivered, adopt=False)
 
 
 def _floats(metrics: Mapping[str, float]) -> dict[str, float]:

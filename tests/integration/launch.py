@@ -17,7 +17,8 @@ from pathlib import Path
 from orchestrator.grid import expand, parse_overrides, select
 from orchestrator.ledger import Ledger
 from orchestrator.plan import ClusterShape, make_plan
-from orchestrator.scheduler import TrialProgress, free_dead_trials, run_plan
+from orchestrator.reconcile import reconcile
+from orchestrator.scheduler import TrialProgress, run_plan
 from orchestrator.settings import make_settings
 from orchestrator.storage import Storage
 from orchestrator.trainer import RunOptions
@@ -61,7 +62,7 @@ def main(workload: FakeWorkload | None = None) -> int:
     cells = select(workload.cells(), {}, arguments.cells)
     trials = expand(workload, cells, parse_overrides(arguments.set), data=arguments.data)
     keys = [trial.key for trial in trials]
-    freed = free_dead_trials(settings, keys)
+    freed = list(dict.fromkeys(repair.key for repair in reconcile(settings, keys)))
     records = Ledger(Storage(settings.storage)).trials(keys)
     cluster = ClusterShape(slots=arguments.slots, cpus=arguments.slots)
     plan = make_plan(trials, records, cluster, workers=arguments.workers, cpus_per_worker=1)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ import pytest
 from orchestrator.errors import TrackingError
 from orchestrator.runstore import absolute_uri, flatten, legal_name, local_folder
 from orchestrator.storage import Storage
-from orchestrator.tracking import Tracker
+from orchestrator.tracking import REASON_TAG, Tracker
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 
@@ -65,6 +67,54 @@ def test_finish_sets_status_tags_and_the_metrics_that_are_new(tracker: Tracker) 
     assert run.url is None
 
 
+def test_of_a_name_a_step_is_stored_once_whatever_the_value(tracker: Tracker) -> None:
+    run_id = tracker.start_run("k", "cell")
+    tracker.finish(run_id, "FINISHED", metrics={"val/mIoU": 71.5, "val/odd": float("nan")}, step=40)
+    tracker.finish(run_id, "FINISHED", metrics={"val/mIoU": 71.6, "val/odd": float("nan")}, step=40)
+    for name in ("val/mIoU", "val/odd"):
+        assert len(tracker.client.get_metric_history(run_id, name)) == 1
+    assert tracker.client.get_run(run_id).data.metrics["val/mIoU"] == 71.5
+
+
+def test_a_run_that_goes_on_is_running_without_an_end(tracker: Tracker) -> None:
+    run_id = tracker.start_run("k", "cell")
+    tracker.note_attempt(run_id, "host-a", 2)
+    tracker.finish(run_id, "KILLED", tags={REASON_TAG: "no sign of life", "hrgrid.error": "worker 0 died"})
+    assert tracker.client.get_run(run_id).info.end_time
+    start = tracker.start_ms(run_id)
+
+    assert tracker.start_run("k", "cell") == run_id
+    tracker.note_attempt(run_id, "host-b", 1)
+    run = tracker.client.get_run(run_id)
+    assert (run.info.status, run.info.start_time) == ("RUNNING", start)
+    assert not run.info.end_time
+    assert not {REASON_TAG, "hrgrid.error"} & set(run.data.tags)
+    attempts = {name: value for name, value in run.data.tags.items() if name.startswith("hrgrid.attempts")}
+    assert attempts == {
+        "hrgrid.attempts": "2",
+        "hrgrid.attempts.hosts": "host-a, host-b",
+        "hrgrid.attempts.workers": "2, 1",
+    }
+
+
+def test_launches_that_open_a_run_at_the_same_moment_get_the_same(tracker: Tracker) -> None:
+    tracker.check()
+    gate = threading.Barrier(2)
+
+    def open_run(_: int) -> str:
+        own = Tracker(tracker.uri, "bench")
+        own.check()
+        gate.wait(60)
+        return own.start_run("k", "cell")
+
+    with ThreadPoolExecutor(2) as pool:
+        chosen = set(pool.map(open_run, range(2)))
+    found = tracker.find("k")
+    assert found is not None
+    assert [run.run_id for run in tracker.runs() if run.status == "RUNNING"] == [found.run_id]
+    assert chosen == {found.run_id}
+
+
 def test_artifacts_of_every_shape_come_back(tracker: Tracker, tmp_path: Path) -> None:
     run_id = tracker.start_run("k", "cell")
     folder = tmp_path / "checkpoint"
@@ -104,14 +154,15 @@ def test_a_store_behind_a_server_is_no_folder() -> None:
 def test_one_summary_run_per_benchmark_beside_the_trials(tracker: Tracker) -> None:
     tracker.start_run("k", "cell")
     first = tracker.log_summary("bench", {"leaderboard.json": b"[]"}, {"cells/finished": 1.0})
-    second = tracker.log_summary("bench", {"leaderboard.json": b"[1]"}, {"cells/finished": 2.0})
+    time.sleep(0.002)
+    second = tracker.log_summary("bench", {"leaderboard.json": b"[1]"}, {"cells/finished": 0.0})
 
     assert first == second
     assert [run.kind for run in tracker.runs(kind=None)] == ["trial", "summary"]
     assert json.loads(tracker.read_artifact(first, "leaderboard.json") or b"") == [1]
     (summary,) = tracker.runs("summary")
     assert summary.status == "FINISHED"
-    assert summary.metrics == {"cells/finished": 2.0}
+    assert summary.metrics == {"cells/finished": 0.0}
 
 
 def test_many_params_and_long_values_fit(tracker: Tracker) -> None:
