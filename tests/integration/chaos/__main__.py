@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-PROGRAMS: Final = ("kills", "random_kills", "twice", "packing", "damage", "cost", "relaunch")
+PROGRAMS: Final = ("kills", "random_kills", "twice", "packing", "damage", "cost", "server_away", "relaunch")
 FOLDER: Final = Path("test-results") / "chaos"
 
 
