@@ -23,7 +23,8 @@ class _Job:
 class Courier:
     """Runs jobs in order in one thread; a job that fails is tried again, then left to what it names otherwise.
 
-    After such a job the next ones are tried once each, until one succeeds: a server that is away is waited for once.
+    After such a job the next ones that name something are tried once each, until one succeeds: a server that is away is
+    waited for once.
     """
 
     def __init__(self, name: str, *, attempts: int = 3, pause: float = 2.0) -> None:
@@ -65,7 +66,7 @@ class Courier:
 
     def _done(self, job: _Job) -> bool:
         """Try a job; False when it has failed for good."""
-        attempts = 1 if self._failing else self._attempts
+        attempts = 1 if self._failing and job.otherwise is not None else self._attempts
         for attempt in range(1, attempts + 1):
             try:
                 job.do()
