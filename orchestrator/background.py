@@ -23,8 +23,8 @@ class _Job:
 class Courier:
     """Runs jobs in order in one thread; a job that fails is tried again, then left to what it names otherwise.
 
-    After such a job the next ones that name something are tried once each, until one succeeds: a server that is away is
-    waited for once.
+    After such a job the next ones that name something are tried once each, until one succeeds: a server that is
+    away is waited for once.
     """
 
     def __init__(self, name: str, *, attempts: int = 3, pause: float = 2.0) -> None:
