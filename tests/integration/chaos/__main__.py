@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Final
+
+from tests.integration.chaos import showing
 
 PROGRAMS: Final = ("kills", "random_kills", "twice", "packing", "damage", "cost", "server_away", "relaunch")
 FOLDER: Final = Path("test-results") / "chaos"
@@ -32,15 +36,29 @@ def main(names: list[str]) -> int:
 
 
 def _run(name: str) -> int:
-    """Run a program, showing and keeping what it prints."""
-    command = [sys.executable, "-u", "-m", f"tests.integration.chaos.{name}", "--json", str(FOLDER / f"{name}.json")]
+    """Run a program, showing and keeping what it prints; one without figures in JSON has its lines there."""
+    figures, began = FOLDER.resolve() / f"{name}.json", time.monotonic()
+    figures.unlink(missing_ok=True)
+    command = [sys.executable, "-u", "-m", f"tests.integration.chaos.{name}"]
+    lines = []
     with (FOLDER / f"{name}.txt").open("w", encoding="utf-8") as file:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        process = subprocess.Popen(
+            command,
+            env={**os.environ, showing.FIGURES: str(figures)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
         assert process.stdout is not None
         for line in process.stdout:
             print(line, end="", flush=True)
             file.write(line)
-        return process.wait()
+            lines.append(line.rstrip())
+        code = process.wait()
+    if not figures.exists():
+        seconds = round(time.monotonic() - began, 1)
+        figures.write_text(json.dumps({"exit_code": code, "seconds": seconds, "lines": lines}, indent=1) + "\n")
+    return code
 
 
 if __name__ == "__main__":

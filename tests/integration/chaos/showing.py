@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from jobs._show import print_table
 
+FIGURES: Final = "HRGRID_CHAOS_JSON"
+"""Environment variable with the file that `make chaos` wants a program's figures in."""
+
 
 def add_output(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
+    asked = os.environ.get(FIGURES)
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", default=asked and Path(asked), help="write the figures there, too"
+    )
     parser.add_argument("--folder", type=Path, metavar="DIR", help="work there and keep everything")
 
 
