@@ -81,6 +81,7 @@ class Rehearsal:
         self.environment = {**inherited, **ray, **(environment or {}), "TMPDIR": str(self.temporary)}
         self.ledger = Ledger(Storage(places.storage))
         self._key = ""
+        self._marks: set[Mark] = set()
         self._launch: subprocess.Popen[bytes] | None = None
         self._family: dict[int, psutil.Process] = {}
 
@@ -128,7 +129,9 @@ class Rehearsal:
         contents = self._logs(0)
         with contextlib.suppress(StorageError):  # it may be away, which is what a drill does to it
             contents.append(self.ledger.storage.find_bytes(f"trials/{self.key}/logs/rank0.jsonl") or b"")
-        return read_marks(contents)
+        # What a killed worker left on this host is swept away when the trial ends.
+        self._marks |= set(read_marks(contents))
+        return sorted(self._marks)
 
     def worker(self, rank: int) -> Victim:
         """The worker of a rank that runs now, which its log names; raises DrillError when there is none."""
@@ -153,7 +156,7 @@ class Rehearsal:
 
     def _logs(self, rank: int) -> list[bytes]:
         contents = []
-        for file in self.temporary.glob(f"hrgrid-log-*/rank{rank}.jsonl"):
+        for file in self.temporary.glob(f"hrgrid-*/rank{rank}.jsonl"):
             with contextlib.suppress(FileNotFoundError):  # a worker that ends takes its log away
                 contents.append(file.read_bytes())
         return contents

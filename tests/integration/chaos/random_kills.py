@@ -101,7 +101,7 @@ class Grid:
 
     def trained_since(self, moment: float) -> bool:
         contents = []
-        for file in self._temporary.glob("hrgrid-log-*/rank0.jsonl"):
+        for file in self._temporary.glob("hrgrid-*/rank0.jsonl"):
             try:
                 contents.append(file.read_bytes())
             except FileNotFoundError:
