@@ -7,17 +7,25 @@ OrchestratorError
 +-- TrackingError    the MLflow store or server cannot be reached or refuses
 +-- ClusterError     no cluster, a cluster that cannot hold a gang, a job that is not there
 +-- TrialError       one cell's training failed (carries the end of its log)
++-- StopAskedError   a user asked for a stop where no checkpoint is to be made
+
+Each class says in `failure` which class of `orchestrator.failures` it is when it ends a trial.
 """
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 __all__ = [
-    "ClusterError", "LeaseLostError", "OrchestratorError", "StorageError", "TrackingError", "TrialError", "UsageError",
+    "ClusterError", "LeaseLostError", "OrchestratorError", "StopAskedError", "StorageError", "TrackingError",
+    "TrialError", "UsageError",
 ]  # fmt: skip
 
 
 class OrchestratorError(ValueError):
     """Base of every error that a user of the platform can cause and mend."""
+
+    failure: ClassVar[str] = "mistake"
 
 
 class UsageError(OrchestratorError):
@@ -27,13 +35,19 @@ class UsageError(OrchestratorError):
 class StorageError(OrchestratorError):
     """A storage location that cannot be read or written."""
 
+    failure = "storage"
+
 
 class LeaseLostError(OrchestratorError):
     """Another launch has taken over the trial; this one must stop and write nothing more."""
 
+    failure = "lease-lost"
+
 
 class TrackingError(OrchestratorError):
     """The MLflow store or server cannot be reached, or refuses."""
+
+    failure = "tracking"
 
 
 class ClusterError(OrchestratorError):
@@ -42,3 +56,9 @@ class ClusterError(OrchestratorError):
 
 class TrialError(OrchestratorError):
     """One cell's training failed; the message ends with the last lines of its log."""
+
+
+class StopAskedError(OrchestratorError):
+    """A user asked for a stop where no checkpoint is to be made: in the final evaluation."""
+
+    failure = "stopped"

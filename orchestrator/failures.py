@@ -1,72 +1,97 @@
-"""Which failures of a gang are worth another attempt, and what a person is told about those that are not."""
+"""The classes of failure: for each whether a gang is started again, and what a person is told to do.
+
+Pure: what Ray raises is brought to these classes in `orchestrator.judge`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from dataclasses import dataclass
+from typing import Final, Literal
 
-from ray.exceptions import RayError
-from ray.train import ControllerError, UserCallback, WorkerGroupError
+__all__ = ["CLASSES", "FailureClass", "Policy", "advise", "classify", "first_line"]
 
-from orchestrator.errors import TrialError
+Policy = Literal["never", "unless repeated", "while it progresses", "always"]
+"""When a gang is started again: never; unless the same happens once more without a newer checkpoint in between; until
+it has happened too often in a row without one; always."""
 
-__all__ = ["Judge", "explain"]
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FailureClass:
+    """One kind of failure, and what follows from it."""
+
+    policy: Policy
+    """Whether the gang is started again."""
+
+    advice: str
+    """What the user can do, as a part of a sentence."""
 
 
-class Judge(UserCallback):
-    """Lives in Ray Train's controller and ends a training whose failure would only repeat itself.
+CLASSES: Final[Mapping[str, FailureClass]] = {
+    "out-of-memory": FailureClass(
+        policy="never",
+        advice="it was not tried again, as the same would happen: give the cell more workers (each then holds fewer "
+        "samples of the batch) or more memory",
+    ),
+    "diverged": FailureClass(
+        policy="never",
+        advice="its checkpoints and evidence/diverged.json (the last losses and samples) are kept: look at them, then "
+        "change the recipe or the data",
+    ),
+    "data": FailureClass(policy="never", advice="mend or replace what the message names in the data set"),
+    "mistake": FailureClass(policy="never", advice="change what the message names"),
+    "worker-lost": FailureClass(
+        policy="while it progresses",
+        advice="look for what ends its processes (the machine's kernel log, its memory, its other users)",
+    ),
+    "node-lost": FailureClass(
+        policy="while it progresses", advice="look for what ends its machines, or launch on others"
+    ),
+    "preempted": FailureClass(policy="always", advice="nothing is to be done but to have a machine again"),
+    "hang": FailureClass(
+        policy="while it progresses",
+        advice="logs/stacks-rank*.txt show where every thread of every worker stood",
+    ),
+    "storage": FailureClass(policy="never", advice="make the storage reachable and writable again"),
+    "tracking": FailureClass(policy="never", advice="make the MLflow server or store reachable again"),
+    "infeasible": FailureClass(
+        policy="never", advice="add or repair machines, or ask for a smaller gang with --workers"
+    ),
+    "stopped": FailureClass(policy="never", advice="it was stopped on request"),
+    "lease-lost": FailureClass(policy="never", advice="another launch trains it now"),
+    "bug": FailureClass(
+        policy="unless repeated", advice="the traceback is in its logs; report it if it is not your own code"
+    ),
+}  # fmt: skip
+"""Name of a class, as `result.json` has it, to what it means."""
 
-    A worker that dies is restarted (up to the failure limit of the run). A ValueError is the user's mistake and is
-    not tried again, nor is any exception that the attempt before ended with too.
+
+def classify(error: BaseException) -> str:
+    """Return the class of an exception that a worker or a driver raised.
+
+    A workload names it in the attribute `failure`; of others a ValueError is a user's mistake, told in a sentence.
     """
-
-    def __init__(self) -> None:
-        self._before: set[str] = set()
-
-    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        """Raise TrialError, which Ray Train does not retry, for a failure that is final."""
-        raised = {rank: error for rank, error in worker_exceptions.items() if not isinstance(error, RayError)}
-        for rank, error in sorted(raised.items()):
-            if isinstance(error, ValueError):
-                _give_up(rank, error)
-        signatures = {f"{type(error).__name__}: {error}" for error in raised.values()}
-        for rank, error in sorted(raised.items()):
-            if f"{type(error).__name__}: {error}" in self._before:
-                _give_up(rank, error)
-        self._before = signatures
+    named = getattr(error, "failure", None)
+    if isinstance(named, str) and named in CLASSES:
+        return named
+    if isinstance(error, MemoryError):
+        return "out-of-memory"
+    return "mistake" if isinstance(error, ValueError) else "bug"
 
 
-def explain(error: BaseException) -> tuple[int, str]:
-    """Return the rank whose log tells most about a failed training, and the failure in one line or few."""
-    if isinstance(error, ControllerError):
-        cause = error.controller_failure
-        if isinstance(cause, TrialError):
-            rank = getattr(cause, "rank", 0)
-            return int(rank), str(cause)
-        return 0, _line(cause)
-    if isinstance(error, WorkerGroupError):
-        return _of_workers(error.worker_failures)
-    return 0, _line(error)
+def advise(failure: str, step: int | None) -> str:
+    """Return one sentence: what to do about a failure of a class, and where the same command then goes on.
+
+    `step` is that of the newest checkpoint, None without any.
+    """
+    then = (
+        "begins anew, as it has no checkpoint yet" if step is None else f"goes on from the checkpoint of step {step}"
+    )
+    return f"{CLASSES[failure].advice}; the same command {then}"
 
 
-def _of_workers(failures: Mapping[int, BaseException]) -> tuple[int, str]:
-    raised = {rank: error for rank, error in failures.items() if not isinstance(error, RayError)}
-    if raised:
-        rank = min(raised)
-        return rank, f"worker {rank}: {_line(raised[rank])}"
-    rank = min(failures, default=0)
-    reason = _line(failures[rank]) if failures else "no reason given"
-    return rank, f"worker {rank} died too often; look for lack of memory or a lost machine ({reason})"
-
-
-def _give_up(rank: int, error: Exception) -> NoReturn:
-    final = TrialError(f"worker {rank}: {_line(error)}")
-    final.rank = rank  # type: ignore[attr-defined]
-    raise final from error
-
-
-def _line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """Return an exception in one line; the sentence alone of one that is a sentence for people already."""
     lines = str(error).strip().splitlines()
     text = lines[0] if lines else ""
-    # A ValueError of ours or of the workload is a sentence for people already.
     return text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text}".rstrip(": ")

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
+import logging
 import os
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import ray.train
 from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.execution.callback import WorkerCallback
 
-from orchestrator.failures import Judge, explain
+from orchestrator.deaths import DeathBook
+from orchestrator.errors import StorageError
+from orchestrator.failures import CLASSES
+from orchestrator.judge import Judge, Verdict, explain, too_often
 from orchestrator.ledger import Ledger
+from orchestrator.notice import listen
 from orchestrator.plan import PlannedTrial
 from orchestrator.raystart import LOCAL
 from orchestrator.scratch import Scratch
@@ -19,10 +28,19 @@ from orchestrator.triallog import read_tail
 from orchestrator.worker import Assignment, train_on_worker
 from orchestrator.workload import Workload
 
-__all__ = ["run_gang"]
+__all__ = ["GangEnd", "run_gang"]
+
+PLACE_SECONDS: Final = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
+"""Environment variable: how long Ray Train waits for the place of a gang before it tells; its default is 60 s."""
 
 # The annotations of the installed Ray still describe Train V1.
 _train: Any = ray.train
+
+_log = logging.getLogger(__name__)
+
+_ENDS: Final[Mapping[str, str | None]] = {"finished": None, "stopped": "stopped"}
+_UNBEGUN: Final = ("infeasible", "stopped")
+"""Failures that no log tells of."""
 
 if TYPE_CHECKING:
     _Base = object
@@ -30,56 +48,152 @@ else:
     _Base = TorchTrainer
 
 
+class _Listener(WorkerCallback):
+    """Runs in the main thread of every worker, where alone a signal can be taken."""
+
+    def after_init_train_context(self) -> None:
+        listen()
+
+
 class _LeanTrainer(_Base):
-    """Leaves out helpers that cost a process each, seconds at every start, and do nothing for us."""
+    """Leaves out helpers that cost a process each, seconds at every start, and do nothing for us; adds a listener."""
 
     def _create_default_callbacks(self) -> list[Any]:
         # Ray Data is not used. The cleaner of placement groups asks the dashboard, which a local Ray does not have.
         idle = {"DatasetsCallback"} | ({"PlacementGroupCleanerCallback"} if os.environ.get(LOCAL) else set())
         callbacks: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]
-        return [callback for callback in callbacks if type(callback).__name__ not in idle]
+        return [*(callback for callback in callbacks if type(callback).__name__ not in idle), _Listener()]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GangEnd:
+    """How the last attempt of a gang ended."""
+
+    state: Literal["finished", "failed", "stopped"]
+    metrics: Mapping[str, float]
+    """Final metrics; the last known ones of a trial that did not finish."""
+
+    failure: str | None = None
+    """Class of failure, see `orchestrator.failures`; None: finished."""
+
+    error: str | None = None
+    """First line: what happened; then the end of the log."""
 
 
 def run_gang(
-    workload: Workload, assignment: Assignment, planned: PlannedTrial, *, max_failures: int
-) -> tuple[dict[str, float], str | None]:
-    """Train and evaluate on a gang; return the final metrics, and the error with the end of the log if there is one.
+    workload: Workload, assignment: Assignment, planned: PlannedTrial, *, max_failures: int, infeasible_seconds: float
+) -> GangEnd:
+    """Train and evaluate on a gang, start it again as its failures deserve, and return how it ended.
 
-    A gang that lost a worker is started again up to `max_failures` times.
+    `max_failures`: deaths in a row without a new checkpoint that are followed by a restart. `infeasible_seconds`: how
+    long a gang may wait for its place. Ray Train restarts a gang by itself; what it does not retry is retried here.
     """
+    storage = Storage(assignment.settings.storage)
+    ledger, book = Ledger(storage), DeathBook(storage, planned.key, assignment.owner)
+    waited = 0.0
+    while True:
+        began = time.monotonic()
+        try:
+            end = _fit(workload, assignment, planned, max_failures)
+        except Exception as error:
+            verdict = explain(error)
+            _log.warning("trial %s: attempt ended: %s: %s", planned.key, verdict.failure, verdict.reason)
+        else:
+            if end["end"] != "preempted":
+                return GangEnd(state=end["end"], metrics=end["metrics"], failure=_ENDS[end["end"]])
+            continue
+        took = time.monotonic() - began
+        if verdict.failure == "waiting":
+            waited = waited + took if took < 2 * _place_seconds() else _place_seconds()
+            if _is_stopped(ledger, assignment):
+                return _failed(ledger, planned, Verdict(failure="stopped", rank=0, reason="stopped before it started"))
+            if waited >= infeasible_seconds:
+                reason = _lacking(planned, waited)
+                return _failed(ledger, planned, Verdict(failure="infeasible", rank=0, reason=reason))
+            continue
+        policy = CLASSES[verdict.failure].policy
+        if verdict.final or policy == "never":
+            return _failed(ledger, planned, verdict)
+        final = None if policy == "always" else too_often(book, verdict, max_failures)
+        if final is not None:
+            return _failed(ledger, planned, dataclasses.replace(verdict, reason=final))
 
-    def loop() -> dict[str, float] | None:
+
+def _fit(workload: Workload, assignment: Assignment, planned: PlannedTrial, max_failures: int) -> dict[str, Any]:
+    """Run Ray Train once; return what rank 0 returned. Ray Train itself restarts a gang that lost a worker."""
+
+    def loop() -> dict[str, Any] | None:
         return train_on_worker(workload, assignment)
 
     resources = {"CPU": float(planned.cpus_per_worker)}
     if planned.gpus_per_worker:
         resources["GPU"] = planned.gpus_per_worker
+    storage = assignment.settings.storage
     # Ray Train uploads no checkpoint of ours, so nothing but its controller, beside this driver, needs this folder: it
     # is neither kept nor shared by the nodes, and an outage of the storage does not reach it.
     scratch = Scratch("train")
     make: Any = _LeanTrainer
-    trainer = make(
-        loop,
-        scaling_config=_train.ScalingConfig(
-            num_workers=planned.workers, use_gpu=bool(planned.gpus_per_worker), resources_per_worker=resources
-        ),
-        run_config=_train.RunConfig(
-            # Unique per attempt: Ray Train resumes by name, and our own checkpoints are the only truth.
-            name=f"trials/{planned.key}/{assignment.lease:06d}-{time.time_ns():x}",
-            storage_path=str(scratch.path),
-            failure_config=_train.FailureConfig(max_failures=max_failures),
-            callbacks=[Judge()],
-            logging_config=_train.LoggingConfig(log_level="ERROR"),
-        ),
-    )
     try:
-        return dict(trainer.fit().return_value or {}), None
-    except Exception as error:
-        rank, reason = explain(error)
-        storage = Storage(assignment.settings.storage)
-        tail = read_tail(storage, planned.key, rank)
-        known = (Ledger(storage).progress(planned.key) or {}).get("metrics") or {}
-        ending = f"\nlast lines of the log of worker {rank}:\n{tail}" if tail else ""
-        return dict(known), f"{planned.spec.cell.name}: {reason}{ending}"
+        trainer = make(
+            loop,
+            scaling_config=_train.ScalingConfig(
+                num_workers=planned.workers, use_gpu=bool(planned.gpus_per_worker), resources_per_worker=resources
+            ),
+            run_config=_train.RunConfig(
+                # Unique per attempt: Ray Train resumes by name, and our own checkpoints are the only truth.
+                name=f"trials/{planned.key}/{assignment.lease:06d}-{time.time_ns():x}",
+                storage_path=str(scratch.path),
+                # The judge decides on dead workers, and the loop around this on gangs that could not be placed.
+                failure_config=_train.FailureConfig(
+                    max_failures=-1, max_preemption_failures=-1, controller_failure_limit=0
+                ),
+                callbacks=[Judge(storage, planned.key, assignment.owner, max_failures)],
+                logging_config=_train.LoggingConfig(log_level="ERROR"),
+            ),
+        )
+        return dict(trainer.fit().return_value)
     finally:
         scratch.close()
+
+
+def _failed(ledger: Ledger, planned: PlannedTrial, verdict: Verdict) -> GangEnd:
+    tail, progress = "", {}
+    try:
+        progress = dict(ledger.progress(planned.key) or {})
+        tail = "" if verdict.failure in _UNBEGUN else read_tail(ledger.storage, planned.key, verdict.rank)
+    except StorageError as error:
+        _log.warning("trial %s: its log cannot be read: %s", planned.key, error)
+    known, reason = dict(progress.get("metrics") or {}), verdict.reason
+    if verdict.failure == "stopped":
+        return GangEnd(state="stopped", metrics=known, failure="stopped")
+    if verdict.failure == "out-of-memory" and progress.get("memory_gb"):
+        reason += f" (worker 0 had used up to {progress['memory_gb']} GB of its machine's memory)"
+    ending = f"\nlast lines of the log of worker {verdict.rank}:\n{tail}" if tail else ""
+    error_text = f"{planned.spec.cell.name}: {reason}{ending}"
+    return GangEnd(state="failed", metrics=known, failure=verdict.failure, error=error_text)
+
+
+def _is_stopped(ledger: Ledger, assignment: Assignment) -> bool:
+    try:
+        return ledger.stop_asked(assignment.key, assignment.lease)
+    except StorageError:
+        return False
+
+
+def _place_seconds() -> float:
+    return float(os.environ.get(PLACE_SECONDS, 60.0))
+
+
+def _lacking(planned: PlannedTrial, waited: float) -> str:
+    """What a gang asks for beside what the cluster has."""
+    cluster: Any = ray
+    total, free = cluster.cluster_resources(), cluster.available_resources()
+    each = f"{planned.cpus_per_worker:g} CPUs"
+    if planned.gpus_per_worker:
+        each += f" and {planned.gpus_per_worker:g} GPUs"
+    nodes = sum(bool(node["Alive"]) for node in cluster.nodes())
+    has = ", ".join(f"{total.get(name, 0):g} {name}s ({free.get(name, 0):g} free)" for name in ("CPU", "GPU"))
+    return (
+        f"a gang of {planned.workers} with {each} each found no place for {waited:.0f} s; "
+        f"the cluster has {has} on {nodes} live nodes"
+    )

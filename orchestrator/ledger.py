@@ -236,6 +236,14 @@ class Ledger:
         """Give a lease back."""
         self.leases.release(key, owner, lease)
 
+    def ask_stop(self, key: str, lease: int) -> None:
+        """Ask who trains a trial under a lease to make a checkpoint and end."""
+        self.storage.write_json(f"trials/{key}/stop.json", {"lease": lease})
+
+    def stop_asked(self, key: str, lease: int) -> bool:
+        """Tell whether a stop was asked of who holds this lease."""
+        return bool((self.storage.find_json(f"trials/{key}/stop.json") or {}).get("lease") == lease)
+
     def _additions(self, name: str) -> list[str]:
         return [f"benchmarks/{name}/{file}" for file in self.storage.list(f"benchmarks/{name}")]
 

@@ -148,6 +148,8 @@ def close_run(tracker: Tracker, run_id: str, key: str, ending: Ending, storage: 
     for name in log_names(storage, key):
         content = storage.find_bytes(f"trials/{key}/logs/{name}")
         tracker.log_artifact(run_id, content or b"", f"logs/{name}")
+    for name in storage.list(f"trials/{key}/evidence"):
+        tracker.log_artifact(run_id, storage.read_bytes(f"trials/{key}/evidence/{name}"), f"evidence/{name}")
     deliver(tracker, run_id, key, storage)
     tracker.finish(run_id, ending.status, metrics=ending.metrics, step=ending.step, tags=ending.tags)
 

@@ -13,7 +13,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
+from orchestrator.checkpoints import CheckpointStore
+from orchestrator.deaths import DeathBook
 from orchestrator.errors import LeaseLostError, StorageError, TrackingError
+from orchestrator.failures import advise
 from orchestrator.ledger import Ledger
 from orchestrator.owners import process_identity
 from orchestrator.patience import PATIENCE
@@ -46,7 +49,19 @@ class RunOptions:
     """Who launches: host, process and its start; leases carry it. Empty: this process."""
 
     max_failures: int = 3
-    """Restarts of a gang after a worker died."""
+    """Deaths in a row, without a new checkpoint in between, that are followed by a restart."""
+
+    hang_seconds: float = 300.0
+    """Seconds without an event of a training, if they are 20 usual steps too, after which a worker ends itself."""
+
+    start_seconds: float = 3600.0
+    """The same before the first event of an attempt (data are fetched then), and in the final evaluation."""
+
+    infeasible_seconds: float = 3600.0
+    """How long a gang that finds no place in the cluster is waited for before its trial ends."""
+
+    stop_seconds: float = 60.0
+    """What running trials get to make a checkpoint after Ctrl-C, before they are stopped without."""
 
     telemetry_seconds: float = 60.0
     """Seconds between two samples of a node's CPU, memory and GPUs."""
@@ -75,6 +90,10 @@ class TrialOutcome:
     run_id: str | None = None
     error: str | None = None
     """First line: what happened; then the last lines of the log."""
+    failure: str | None = None
+    """Class of failure, see `orchestrator.failures`."""
+    advice: str | None = None
+    """What to do about it, in one sentence."""
     seconds: float = 0.0
 
 
@@ -92,6 +111,7 @@ def run_trial(
     options = dataclasses.replace(options, owner=options.owner or process_identity())
     cell, key, began = planned.spec.cell.name, planned.key, time.time()
     ledger = Ledger(Storage(settings.storage))
+    before = ledger.progress(key) or {}
     lease = ledger.claim(key, options.owner)
     if lease is None:
         return TrialOutcome(key=key, cell=cell, state="skipped", error="another launch is training it")
@@ -99,21 +119,25 @@ def run_trial(
         # Since this launch was planned. Its result was there before its lease was given back.
         ledger.release(key, options.owner, lease)
         return TrialOutcome(key=key, cell=cell, state="skipped", error="another launch has finished it")
-    tracker = Tracker(settings.tracking, settings.benchmark, artifacts=settings.artifacts)
     ledger.write_spec(key, planned.spec)
+    failed = TrialOutcome(key=key, cell=cell, state="failed", run_id=before.get("run_id"))
+    if before.get("owner") == options.owner:
+        # A driver of this launch had begun already, and has died.
+        deaths = DeathBook(ledger.storage, key, options.owner).count()
+        if deaths.row > options.max_failures:
+            error = f"{cell}: its driver died; that was death {deaths.row} in a row without a new checkpoint"
+            failed = dataclasses.replace(failed, error=error, failure="worker-lost")
+            return close_trial(workload, planned, settings, failed, options, lease=lease)
+    tracker = Tracker(settings.tracking, settings.benchmark, artifacts=settings.artifacts)
     try:
         waiting = _waiting(ledger, planned, options, lease)
         run_id, start_ms = wait_for_run(tracker, planned, settings, options.provenance, waiting)
     except LeaseLostError:
         return TrialOutcome(key=key, cell=cell, state="skipped", error="another launch has taken it over")
     except TrackingError as problem:
-        known = (ledger.progress(key) or {}).get("run_id")
-        seconds = time.time() - began
-        outcome = TrialOutcome(
-            key=key, cell=cell, state="failed", run_id=known, error=f"{cell}: {problem}", seconds=seconds
-        )
-        close_trial(workload, planned, settings, outcome, options, lease=lease)
-        return outcome
+        error, seconds = f"{cell}: {problem}", time.time() - began
+        failed = dataclasses.replace(failed, error=error, failure="tracking", seconds=seconds)
+        return close_trial(workload, planned, settings, failed, options, lease=lease)
     assignment = Assignment(
         spec=planned.spec,
         key=key,
@@ -128,26 +152,34 @@ def run_trial(
         share=planned.share,
         storage_seconds=options.storage_seconds,
         keep_checkpoints=options.keep_checkpoints,
+        hang_seconds=options.hang_seconds,
+        start_seconds=options.start_seconds,
     )
     with _heartbeat(ledger, assignment) as lost:
         # Ray Train and torch take seconds to import, which planning and skipping must not pay.
         from orchestrator.gang import run_gang
 
-        metrics, error = run_gang(workload, assignment, planned, max_failures=options.max_failures)
+        end = run_gang(
+            workload,
+            assignment,
+            planned,
+            max_failures=options.max_failures,
+            infeasible_seconds=options.infeasible_seconds,
+        )
     if lost.is_set() or not ledger.holds(key, lease):
         # Run, result and lease are the other's now.
         return TrialOutcome(key=key, cell=cell, state="skipped", error="another launch has taken it over")
     outcome = TrialOutcome(
         key=key,
         cell=cell,
-        state="failed" if error else "finished",
-        metrics=metrics,
+        state=end.state,
+        metrics=end.metrics,
         run_id=run_id,
-        error=error,
+        error=end.error,
+        failure=end.failure,
         seconds=time.time() - began,
     )
-    close_trial(workload, planned, settings, outcome, options, lease=lease, tracker=tracker)
-    return outcome
+    return close_trial(workload, planned, settings, outcome, options, lease=lease, tracker=tracker)
 
 
 def close_trial(
@@ -159,19 +191,25 @@ def close_trial(
     *,
     lease: int | None,
     tracker: Tracker | None = None,
-) -> None:
+) -> TrialOutcome:
     """Write how a trial ended: tracking run (status, published numbers, all logs), ledger result, lease given back.
 
-    The ledger is written even when the tracking store is away; the result then says so under `untracked`.
+    Returns the outcome with the advice that belongs to its failure. The ledger is written even when the tracking store
+    is away; the result then says so under `untracked`.
     """
     storage = Storage(settings.storage)
     ledger = Ledger(storage)
+    if outcome.failure is not None:
+        advice = advise(outcome.failure, _checkpoint_step(storage, planned.key))
+        outcome = dataclasses.replace(outcome, advice=advice)
     result: dict[str, Json] = {
         "state": outcome.state,
         "cell": outcome.cell,
         "metrics": dict(outcome.metrics),
         "run_id": outcome.run_id,
         "error": outcome.error,
+        "failure": outcome.failure,
+        "advice": outcome.advice,
         "seconds": round(outcome.seconds, 3),
         "workers": planned.workers,
         "host": socket.gethostname(),
@@ -184,6 +222,8 @@ def close_trial(
     }
     if outcome.run_id is not None and outcome.state in ("finished", "failed", "stopped"):
         ending = ending_of(workload, planned, outcome.state, outcome.metrics, outcome.error)
+        tags = {"hrgrid.failure": outcome.failure or "", "hrgrid.advice": outcome.advice or ""}
+        ending = dataclasses.replace(ending, tags={**ending.tags, **tags})
         result["ending"] = ending.document()
         # First: whoever is killed before the run was told leaves behind that it was not.
         ledger.write_result(planned.key, result, lease=lease)
@@ -197,6 +237,15 @@ def close_trial(
     if lease is not None:
         _sweep(ledger, planned.key)
         ledger.release(planned.key, options.owner, lease)
+    return outcome
+
+
+def _checkpoint_step(storage: Storage, key: str) -> int | None:
+    """Step of the newest checkpoint, for advice."""
+    try:
+        return CheckpointStore(storage, key).latest_step()
+    except StorageError:
+        return None
 
 
 def _sweep(ledger: Ledger, key: str) -> None:
@@ -231,6 +280,7 @@ def _heartbeat(ledger: Ledger, assignment: Assignment) -> Iterator[threading.Eve
     Yields an event that is set when the lease is lost; rank 0 sees that itself and ends the gang.
     """
     ended, lost = threading.Event(), threading.Event()
+    waiting = f"waiting for {assignment.workers} worker" + "s" * (assignment.workers > 1)
     start = {
         "state": "running", "phase": "starting", "step": 0, "total": 0, "metrics": {},
         "cell": assignment.spec.cell.name, "run_id": assignment.run_id, "workers": assignment.workers,
@@ -246,13 +296,13 @@ def _heartbeat(ledger: Ledger, assignment: Assignment) -> Iterator[threading.Eve
                     return
                 progress: Mapping[str, Json] = ledger.progress(assignment.key) or start
                 if ledger.clock() - float(progress.get("updated", 0.0)) > 2 * HEARTBEAT_SECONDS:
-                    refreshed = {**progress, "updated": ledger.clock()}
+                    refreshed = {**progress, "phase": waiting, "updated": ledger.clock()}
                     ledger.write_progress(assignment.key, refreshed, lease=assignment.lease)
             except LeaseLostError:
                 lost.set()
                 return
-            except StorageError as error:
-                _log.warning("trial %s: no sign of life: %s", assignment.key, error)
+            except Exception as error:  # without this thread the trial would count as dead
+                _log.warning("trial %s: no sign of life: %s: %s", assignment.key, type(error).__name__, error)
 
     thread = threading.Thread(target=beat, name="hrgrid-heartbeat", daemon=True)
     thread.start()

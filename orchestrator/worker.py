@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import shutil
 import socket
 import tempfile
@@ -19,9 +20,10 @@ from typing import Any, Final
 from orchestrator.background import Courier
 from orchestrator.checkpoints import Checkpoint, CheckpointStore
 from orchestrator.companion import WARNING_TAG, open_companion
-from orchestrator.errors import LeaseLostError
+from orchestrator.errors import LeaseLostError, StopAskedError, StorageError
 from orchestrator.keeper import Keeper
 from orchestrator.ledger import Ledger
+from orchestrator.notice import notice_given
 from orchestrator.patience import PATIENCE
 from orchestrator.resume import RayGang, same_checkpoint
 from orchestrator.runstore import probe
@@ -30,6 +32,7 @@ from orchestrator.storage import Storage
 from orchestrator.telemetry import Gpus, device
 from orchestrator.triallog import TrialLog
 from orchestrator.undelivered import Undelivered
+from orchestrator.watchdog import HANG_FILE, Watchdog
 from orchestrator.workload import Event, Json, Spec, Workload
 
 __all__ = ["Assignment", "train_on_worker"]
@@ -41,6 +44,8 @@ SHIP_SECONDS: Final = 60.0
 """Seconds between two uploads of the logs to the tracking store."""
 VALIDATIONS_KEPT: Final = 32
 """In the progress document: the last ones, for whoever decides by them (a search) and looks only now and then."""
+STOP_UPLOAD_SECONDS: Final = 50.0
+"""What the upload of a checkpoint may take after a stop or a notice: about what launcher and clouds wait."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,6 +72,10 @@ class Assignment:
     """Seconds without storage that end the training."""
     keep_checkpoints: int = 2
     """Newest checkpoints that stay, beside the best."""
+    hang_seconds: float = 300.0
+    """Seconds without an event of the training that are never taken for a hang."""
+    start_seconds: float = 3600.0
+    """The same before the first event, and between two of an evaluation."""
 
 
 class _Progress:
@@ -79,7 +88,9 @@ class _Progress:
             "run_id": job.run_id, "workers": job.workers, "host": socket.gethostname(), "pid": os.getpid(),
             "owner": job.owner, "lease": job.lease, "started": time.time(), "device": device(Gpus()),
             "share": job.share,
+            "attempt": self._number(),
         }  # fmt: skip
+        self.stop_asked = False
         self._guard = threading.Lock()
         self._end = threading.Event()
         self._lost: LeaseLostError | None = None
@@ -99,26 +110,50 @@ class _Progress:
             if percent is not None and self._document["phase"] == "training":
                 self._document["gpu_percent"] = max(percent, self._document.get("gpu_percent", 0.0))
 
+    @property
+    def metrics(self) -> dict[str, float]:
+        with self._guard:
+            return dict(self._document["metrics"])
+
     def close(self) -> None:
         self._end.set()
         self._thread.join(30.0)
         self._write()
 
     def require_lease(self) -> None:
-        """Raise LeaseLostError once another launch has taken the trial over."""
+        """Raise LeaseLostError once another launch, or a later attempt of this one, has taken the trial over."""
         if self._lost is not None:
             raise self._lost
+
+    def _number(self) -> int:
+        """This attempt's number under the lease: one more than that of the last who wrote a progress."""
+        last = self._ledger.progress(self._job.key) or {}
+        return 1 + (int(last.get("attempt", 0)) if last.get("lease") == self._job.lease else 0)
 
     def _work(self) -> None:
         self._write()
         while not self._end.wait(self._interval):
-            self._write()
-            if self._lost is None:
-                self._beat()
+            try:
+                self._look()
+                self._write()
+                if self._lost is None:
+                    self._beat()
+            except Exception as error:  # whatever it is, the next turn may do better; without signs of life all ends
+                logging.getLogger(__name__).warning("progress: %s: %s", type(error).__name__, error)
+
+    def _look(self) -> None:
+        """See whether a stop is asked for, and whether a later attempt runs: this machine may have been cut off."""
+        key, lease = self._job.key, self._job.lease
+        self.stop_asked = self.stop_asked or self._ledger.stop_asked(key, lease)
+        newest = self._ledger.progress(key) or {}
+        if newest.get("lease") == lease and int(newest.get("attempt", 0)) > self._document["attempt"]:
+            self._lost = LeaseLostError(f"a later attempt trains trial {key}; this one stops and writes nothing more")
 
     def _write(self) -> None:
+        if self._lost is not None:
+            return
         with self._guard:
-            document = dict(self._document)
+            document = {**self._document, "memory_gb": _peak_memory_gb()}
         try:
             self._ledger.write_progress(self._job.key, document, lease=self._job.lease)
         except LeaseLostError as error:
@@ -154,6 +189,11 @@ class _Desk:
         if self._companion is not None:
             self.progress.update(warning=self._companion.warning)
 
+    def wish(self) -> str | None:
+        """What the training is answered; raises LeaseLostError when it is not this gang's any more."""
+        self.progress.require_lease()
+        return "stop" if self.progress.stop_asked else None
+
     def train_event(self, event: Event) -> None:
         """Record one event of the training."""
         self.progress.require_lease()
@@ -174,6 +214,8 @@ class _Desk:
     def evaluation_event(self, event: Event) -> None:
         """Show how far the final evaluation is, and keep its pictures and tables."""
         self.progress.require_lease()
+        if self.progress.stop_asked:
+            raise StopAskedError(f"stopped after {event.step} of {event.total} of the evaluation, as was asked for")
         self.progress.update(phase="evaluating", evaluated=event.step, to_evaluate=event.total)
         self._send_artifacts(event)
 
@@ -226,10 +268,11 @@ class _Desk:
         self.courier.send(path, deliver, otherwise)
 
 
-def train_on_worker(workload: Workload, job: Assignment) -> dict[str, float] | None:
+def train_on_worker(workload: Workload, job: Assignment) -> dict[str, Json] | None:
     """Train, then evaluate the saved checkpoint; runs on every worker of a gang inside Ray Train.
 
-    Returns the final metrics on rank 0, None elsewhere.
+    Returns on rank 0 how it ended, None elsewhere: `end` is finished, stopped or preempted (both with a checkpoint of
+    the very step), `metrics` the final ones or the last.
     """
     import ray.train
 
@@ -239,7 +282,14 @@ def train_on_worker(workload: Workload, job: Assignment) -> dict[str, float] | N
     log = TrialLog(Storage(job.settings.storage), job.key, rank, packages)
     folder = Path(tempfile.mkdtemp(prefix="hrgrid-trial-"))
     desk: _Desk | None = None
-    closers: list[Callable[[], None]] = []
+    stacks = f"stacks-rank{rank}.txt"
+    watchdog = Watchdog(
+        folder / stacks,
+        lambda sentence: _last_words(job, rank, log, folder / stacks, sentence),
+        least=job.hang_seconds,
+        first=job.start_seconds,
+    )
+    closers: list[Callable[[], None]] = [watchdog.close]
     try:
         log.note(f"worker {rank} of {job.workers} starts on {socket.gethostname()}", pid=os.getpid())
         if rank == 0:
@@ -247,12 +297,16 @@ def train_on_worker(workload: Workload, job: Assignment) -> dict[str, float] | N
             closers.append(desk.close)
         if context.get_local_rank() == 0:
             closers.insert(0, _start_telemetry(job, context.get_node_rank(), desk))
-        return _train_and_evaluate(workload, job, desk, log, folder)
+        return _train_and_evaluate(workload, job, desk, log, folder, watchdog)
     except LeaseLostError as error:
         log.retire(str(error))
         raise
+    except StopAskedError as error:
+        log.note(str(error))
+        raise
     except BaseException as error:
         log.note("".join(traceback.format_exception(error)))
+        _keep_evidence(job, rank, error)
         raise
     finally:
         for close in closers:
@@ -262,28 +316,19 @@ def train_on_worker(workload: Workload, job: Assignment) -> dict[str, float] | N
 
 
 def _train_and_evaluate(
-    workload: Workload, job: Assignment, desk: _Desk | None, log: TrialLog, folder: Path
-) -> dict[str, float] | None:
-    import ray.train
-
+    workload: Workload, job: Assignment, desk: _Desk | None, log: TrialLog, folder: Path, watchdog: Watchdog
+) -> dict[str, Json] | None:
     resume = _same_checkpoint(job, folder / "resume", log)
     if resume is not None:
         log.note(f"goes on from the checkpoint of step {resume.step}")
         if desk is not None:
             desk.recorder.restore(resume.info.get("unsent", ()))
-    step = 0 if resume is None else resume.step
     if desk is not None:
-        desk.progress.update(resumed_from=step)
-    for event in workload.train(job.spec, None if resume is None else resume.path, cpus=job.cpus):
-        step = event.total
-        if event.kind == "step":
-            continue
-        log.event(event, "train")
-        if desk is not None:
-            desk.train_event(event)
-        if event.kind == "validated":
-            # All ranks yield the same events, so all report equally often; progress is too frequent for Ray Train.
-            ray.train.report({**_floats(event.metrics), "step": event.step})
+        desk.progress.update(resumed_from=0 if resume is None else resume.step)
+    step, wish = _train(workload, job, desk, log, resume, watchdog)
+    watchdog.rest()
+    if wish == "stop":
+        return None if desk is None else _stopped(job, desk, log, step)
     if desk is not None:
         desk.keeper.finish()
     last = _same_checkpoint(job, folder / "final", log)
@@ -291,23 +336,99 @@ def _train_and_evaluate(
         # Never the scores of an earlier state: the next attempt trains the rest again.
         found = "none" if last is None else f"that of step {last.step}"
         raise RuntimeError(f"trial {job.key}: no sound checkpoint of step {step} to evaluate, but {found}")
-    metrics = _evaluate(workload, job, desk, log, last)
+    metrics = _evaluate(workload, job, desk, log, last, watchdog)
+    watchdog.rest()
     if desk is None:
         return None
     desk.finish(step, metrics, last, folder)
-    return metrics
+    return {"end": "finished", "metrics": metrics}
+
+
+def _train(
+    workload: Workload,
+    job: Assignment,
+    desk: _Desk | None,
+    log: TrialLog,
+    resume: Checkpoint | None,
+    watchdog: Watchdog,
+) -> tuple[int, str]:
+    """Train to the end, or to a stop that was asked for; return the step, and the wish that ended it or nothing."""
+    import ray.train
+
+    training = workload.train(job.spec, None if resume is None else resume.path, cpus=job.cpus)
+    step, wish = 0 if resume is None else resume.step, ""
+    answer: str | None = None
+    watchdog.allow_long()
+    while True:
+        try:
+            event = training.send(answer)
+        except StopIteration:
+            return step, wish
+        step = event.step
+        watchdog.event(step, is_step=event.kind == "step")
+        if event.kind != "step":
+            wish = event.wish or wish
+            log.event(event, "train")
+            if desk is not None:
+                desk.train_event(event)
+            if event.kind == "validated":
+                # All ranks yield the same events, so all report equally often; progress is too frequent for Ray Train.
+                ray.train.report({**_floats(event.metrics), "step": event.step})
+        answer = "stop" if notice_given() else None if desk is None else desk.wish()
+
+
+def _stopped(job: Assignment, desk: _Desk, log: TrialLog, step: int) -> dict[str, Json]:
+    """Bring the checkpoint of a stop to storage, and tell who asked for it."""
+    end = "stopped" if desk.progress.stop_asked else "preempted"
+    why = "as was asked for" if end == "stopped" else "since its machine will be taken away"
+    try:
+        desk.keeper.finish(STOP_UPLOAD_SECONDS)
+        log.note(f"stops at step {step}, {why}, with a checkpoint of it")
+    except StorageError as error:
+        log.note(f"stops at step {step}, {why}, but its checkpoint could not be stored: {error}")
+    return {"end": end, "metrics": desk.progress.metrics}
 
 
 def _evaluate(
-    workload: Workload, job: Assignment, desk: _Desk | None, log: TrialLog, last: Checkpoint
+    workload: Workload, job: Assignment, desk: _Desk | None, log: TrialLog, last: Checkpoint, watchdog: Watchdog
 ) -> dict[str, float]:
     metrics: dict[str, float] = {}
+    watchdog.allow_long()
     for event in workload.evaluate(job.spec, last.path, cpus=job.cpus):
+        watchdog.allow_long()
         log.event(event, "evaluate")
         metrics |= _floats(event.metrics)
         if desk is not None:
             desk.evaluation_event(event)
     return metrics
+
+
+def _last_words(job: Assignment, rank: int, log: TrialLog, stacks: Path, sentence: str) -> None:
+    """Tell of a hang: in the log, to the judge in Ray's controller, and the stacks beside the logs."""
+    storage = Storage(job.settings.storage).child(f"trials/{job.key}")
+    reason = f"worker {rank} hangs: {sentence}"
+    log.note(f"{reason}; logs/{stacks.name} shows where its threads stand; it ends itself")
+    log.note(stacks.read_text(encoding="utf-8"))
+    storage.write_json(HANG_FILE, {"time": time.time(), "rank": rank, "reason": reason})
+    storage.write_bytes(f"logs/{stacks.name}", stacks.read_bytes())
+    log.ship()
+
+
+def _keep_evidence(job: Assignment, rank: int, error: BaseException) -> None:
+    """Keep what an exception of the workload holds of how it came about, for a person to look at."""
+    failure, evidence = getattr(error, "failure", None), getattr(error, "evidence", None)
+    if not isinstance(evidence, Mapping) or not isinstance(failure, str):
+        return
+    name = f"{failure}.json" if rank == 0 else f"{failure}-rank{rank}.json"
+    try:
+        Storage(job.settings.storage).write_json(f"trials/{job.key}/evidence/{name}", dict(evidence))
+    except (StorageError, TypeError, ValueError) as problem:
+        logging.getLogger(__name__).warning("evidence not kept: %s", problem)
+
+
+def _peak_memory_gb() -> float:
+    """The most main memory that this process has used, in units of 1e9 bytes (Linux gives kibibytes)."""
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, 3)
 
 
 def _same_checkpoint(job: Assignment, folder: Path, log: TrialLog) -> Checkpoint | None:
