@@ -115,10 +115,14 @@ def _carry_out(made: Draft, address: str | None) -> Sequence[TrialOutcome]:
     options = RunOptions(provenance=provenance.capture(), address=address)
     try:
         with Board(made.plan.trials) as board:
-            return run_plan(made.workload, made.plan, made.settings, board.update, options)
+            return run_plan(made.workload, made.plan, made.settings, board.update, options, _say)
     except KeyboardInterrupt:
         print("\nstopped; the same command continues where this one ended", flush=True)
         raise
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
 
 
 def _conclude(made: Draft, outcomes: Sequence[TrialOutcome]) -> int:
@@ -151,6 +155,8 @@ def _conclude(made: Draft, outcomes: Sequence[TrialOutcome]) -> int:
         print(f"\n{plural(len(failed), 'cell')} failed; the same command tries again. Logs of each:")
         for outcome in failed:
             print(f"  {places.storage}/trials/{outcome.key}/logs  {outcome.cell}")
+            if outcome.advice:
+                print(f"    {outcome.failure}: {outcome.advice}")
     print(f"\nreport: {written['html']}")
     print(f"trials, logs, checkpoints: {places.storage}/trials")
     print(f"next: hrgrid ui --storage {places.storage}   hrgrid status --storage {places.storage}")

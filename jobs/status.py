@@ -18,6 +18,8 @@ from orchestrator.ledger import Entry, Ledger, TrialRecord
 from orchestrator.settings import Settings
 from orchestrator.storage import Storage
 
+_ENDED_EARLY = ("failed", "stopped")
+
 HELP = "Say where every cell of a benchmark is: its state, step, scores and MLflow run."
 
 
@@ -66,6 +68,7 @@ def _facts(entry: Entry, record: TrialRecord) -> dict[str, Any]:
         "key": entry.key,
         **entry.facets,
         "state": record.state,
+        "phase": progress.get("phase") if record.state == "running" else None,
         "step": progress.get("step"),
         "total": progress.get("total"),
         "metrics": {**(progress.get("metrics") or {}), **record.metrics},
@@ -73,6 +76,8 @@ def _facts(entry: Entry, record: TrialRecord) -> dict[str, Any]:
         "age_seconds": None if record.age is None else round(record.age, 1),
         "warning": record.warning or None,
         "error": result.get("error") if record.state == "failed" else None,
+        "failure": result.get("failure") if record.state in _ENDED_EARLY else None,
+        "advice": result.get("advice") if record.state in _ENDED_EARLY else None,
     }
 
 
@@ -91,12 +96,16 @@ def _print(name: str, cells: Sequence[dict[str, Any]]) -> None:
         label = cell["cell"] + (f" seed {cell['seed']}" if cell["seed"] else "")
         label += "".join(f" {name}={value}" for name, value in cell["sample"].items())
         loss = number(metrics.get("train/loss"), 4)
-        rows.append((label, cell["state"], step, loss, *scores, duration(cell["age_seconds"]), cell["key"]))
+        # "training" needs no word; what a gang waits for does.
+        state = cell["state"] if cell["phase"] in (None, "training") else cell["phase"]
+        rows.append((label, state, step, loss, *scores, duration(cell["age_seconds"]), cell["key"]))
     columns = ("cell", "state", "step", "loss", "mIoU", "ms+flip", "last sign", "key")
     print_table(columns, rows, right={"step", "loss", "mIoU", "ms+flip", "last sign"})
     for cell in cells:
         if cell["error"]:
             print(f"{cell['cell']} failed: {str(cell['error']).strip().splitlines()[0]}")
+        if cell["advice"]:
+            print(f"{' ' * 2 if cell['error'] else cell['cell'] + ' '}{cell['failure']}: {cell['advice']}")
         if cell["warning"]:
             print(f"{cell['cell']} is far below its reference: {cell['warning']}")
     print()

@@ -26,7 +26,7 @@ DEFAULT_ADDRESS: Final = "http://127.0.0.1:8265"
 ENDED: Final = frozenset({"SUCCEEDED", "FAILED", "STOPPED"})
 PATIENCE_SECONDS: Final = 300.0
 """How long `logs` keeps trying to reach a cluster that has gone silent."""
-_STOP_ENVIRONMENT: Final = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": "40"}
+_STOP_ENVIRONMENT: Final = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": "120"}
 """A job is asked to stop as by Ctrl-C and gets the time to leave true states behind."""
 
 

@@ -75,12 +75,15 @@ class DeathBook:
         self._file = f"trials/{key}/deaths.json"
         self._deaths = Deaths(owner=owner)
 
+    def known(self) -> Deaths:
+        """Return the count so far; raises StorageError."""
+        return Deaths.from_json(self._storage.find_json(self._file), self._deaths.owner)
+
     def count(self, signatures: Iterable[str] = ()) -> Deaths:
         """Count one more death, by these exceptions; returns the count."""
         step: int | None = None
         try:
-            written = Deaths.from_json(self._storage.find_json(self._file), self._deaths.owner)
-            self._deaths = max(self._deaths, written, key=lambda deaths: deaths.total)
+            self._deaths = max(self._deaths, self.known(), key=lambda deaths: deaths.total)
             step = CheckpointStore(self._storage, self._key).latest_step()
         except StorageError as error:
             _log.warning("trial %s: its deaths are counted here alone: %s", self._key, error)

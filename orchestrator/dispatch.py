@@ -91,6 +91,11 @@ class Dispatch:
         self._smallest = min((gang.size for gang in gangs), default=1)
         self._ends: dict[int, float | None] = {}
         self._turn: tuple[int, float] | None = None
+        self._halted = False
+
+    def halt(self) -> None:
+        """Start no further gang: whoever launched wants to stop."""
+        self._halted = True
 
     @property
     def waiting(self) -> tuple[int, ...]:
@@ -104,7 +109,7 @@ class Dispatch:
 
     def start(self, now: float) -> int | None:
         """Start the next gang that may, and return it; None while none may. Ask again until None."""
-        place = self._choose(now)
+        place = None if self._halted else self._choose(now)
         if place is None:
             return None
         index = self._waiting.pop(place)

@@ -14,14 +14,18 @@ from pathlib import Path
 from typing import Any, Final
 
 from orchestrator.admission import admission
+from orchestrator.dispatch import Dispatch
 from orchestrator.errors import ClusterError, StorageError
+from orchestrator.failures import classify
 from orchestrator.ledger import Entry, Ledger
+from orchestrator.mourning import mourner
 from orchestrator.owners import is_alive, process_identity
 from orchestrator.patience import patiently
 from orchestrator.plan import Plan, PlannedTrial
 from orchestrator.raystart import SLOTS, connect
 from orchestrator.scratch import Scratch
 from orchestrator.settings import Settings
+from orchestrator.stopping import stop_with_checkpoints, undisturbed, until_interrupted
 from orchestrator.storage import Storage
 from orchestrator.tracking import Tracker
 from orchestrator.trainer import RunOptions, TrialOutcome, close_trial, run_trial
@@ -31,6 +35,8 @@ __all__ = ["TrialProgress", "free_dead_trials", "run_plan"]
 
 STOP_SECONDS: Final = 30.0
 """What Tune gets to stop all trials after Ctrl-C, before Ray itself is shut down."""
+
+_AT_WORK: Final = ("training", "evaluating", "evaluated")
 
 _log = logging.getLogger(__name__)
 
@@ -52,6 +58,8 @@ class TrialProgress:
     error: str | None = None
     warning: str = ""
     """One sentence while it is far below its reference."""
+    failure: str | None = None
+    advice: str | None = None
 
 
 def run_plan(
@@ -60,11 +68,14 @@ def run_plan(
     settings: Settings,
     on_update: Callable[[list[TrialProgress]], None] = lambda _: None,
     options: RunOptions | None = None,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> list[TrialOutcome]:
     """Carry out a plan; return one outcome per trial in the plan's order. Without anything to run no Ray is started.
 
-    `on_update` is called about every second from the calling thread, and once at the end. Raises KeyboardInterrupt
-    after Ctrl-C, when every running trial is marked as stopped in ledger and tracking; ClusterError without a cluster.
+    `on_update` is called about every second from the calling thread, and once at the end. Ctrl-C or SIGTERM asks all
+    running trials for a checkpoint and waits for it up to `options.stop_seconds`, a second one not any more; `tell` is
+    given what happens then. Raises KeyboardInterrupt when every trial that had begun is marked as stopped in ledger
+    and tracking; ClusterError without a cluster.
     """
     options = options or RunOptions()
     options = dataclasses.replace(options, owner=options.owner or process_identity())
@@ -72,7 +83,7 @@ def run_plan(
     ledger.add_benchmark(settings.benchmark, [_entry(trial) for trial in plan.trials])
     watch = _Watch(ledger, plan, options)
     if plan.to_run:
-        _run(workload, plan, settings, options, watch, on_update)
+        _run(workload, plan, settings, options, watch, on_update, tell)
     on_update(patiently("the launch", watch.read, say=_log.warning, seconds=options.storage_seconds))
     return [_outcome(trial, watch) for trial in plan.trials]
 
@@ -110,7 +121,7 @@ class _Watch:
     """What the ledger says of the trials of one launch; a trial that has ended is not read again."""
 
     def __init__(self, ledger: Ledger, plan: Plan, options: RunOptions) -> None:
-        self._ledger, self._plan, self._options = ledger, plan, options
+        self.ledger, self._plan, self._options = ledger, plan, options
         self._began = ledger.clock()
         self._ended: dict[str, TrialProgress] = {}
         self._seen = [TrialProgress(key=t.key, cell=t.spec.cell.name, state="waiting") for t in plan.trials]
@@ -133,20 +144,25 @@ class _Watch:
         """The trials that this launch has begun and not ended."""
         return [trial for trial in self._plan.to_run if self.progress(trial.key) and self.result(trial.key) is None]
 
+    def at_work(self) -> dict[str, int]:
+        """The trials whose gangs can be asked to stop, and their leases; one that is starting has nothing to save."""
+        progress = {trial.key: self.progress(trial.key) for trial in self.begun()}
+        return {key: int(found["lease"]) for key, found in progress.items() if found.get("phase") in _AT_WORK}
+
     def progress(self, key: str) -> Mapping[str, Json]:
         """The progress that this launch wrote, or nothing."""
-        progress = self._ledger.progress(key) or {}
+        progress = self.ledger.progress(key) or {}
         return progress if progress.get("owner") == self._options.owner else {}
 
     def result(self, key: str) -> Mapping[str, Json] | None:
         """The result that this launch wrote, or None."""
-        result = self._ledger.result(key)
+        result = self.ledger.result(key)
         mine = result is not None and result.get("owner") == self._options.owner and result["ended"] >= self._began
         return result if mine else None
 
     def finished(self, key: str) -> bool:
         """Tell whether the trial is finished, whoever did it."""
-        return self._ledger.state(key) == "finished"
+        return self.ledger.state(key) == "finished"
 
     def _one(self, trial: PlannedTrial) -> TrialProgress:
         key, cell = trial.key, trial.spec.cell.name
@@ -170,6 +186,8 @@ class _Watch:
             run_id=(progress if result is None else result).get("run_id"),
             error=None if result is None else result.get("error"),
             warning=str(progress.get("warning") or ""),
+            failure=None if result is None else result.get("failure"),
+            advice=None if result is None else result.get("advice"),
         )
         if result is not None:
             self._ended[key], self.results[key] = found, result
@@ -183,6 +201,7 @@ def _run(
     options: RunOptions,
     watch: _Watch,
     on_update: Callable[[list[TrialProgress]], None],
+    tell: Callable[[str], None],
 ) -> None:
     cpus = max(os.cpu_count() or 1, max(trial.workers * trial.cpus_per_worker for trial in plan.to_run))
     tracker = Tracker(settings.tracking, settings.benchmark, artifacts=settings.artifacts)
@@ -194,23 +213,45 @@ def _run(
 
     tuning = _Tuning(workload, plan, settings, options)
     interval = options.poll_seconds or (1.0 if Storage(settings.storage).is_local else 5.0)
+
+    def look() -> bool:
+        on_update(watch.look())
+        return tuning.wait(interval)
+
     try:
-        checked.result()
-        tuning.start()
-        while not tuning.wait(interval):
-            on_update(watch.look())
-        for trial, error in tuning.errors():
+        with until_interrupted():
+            checked.result()
+            tuning.start()
+            while not look():
+                pass
+        for trial, error, failure in tuning.errors():
             if watch.result(trial.key) is None:
-                progress = watch.progress(trial.key)
-                _close(workload, trial, settings, options, progress, "failed", f"{trial.spec.cell.name}: {error}")
+                progress, said = watch.progress(trial.key), f"{trial.spec.cell.name}: {error}"
+                _close(workload, trial, settings, options, progress, "failed", said, failure)
     except BaseException as error:
-        tuning.stop()
-        if started:
-            ray.shutdown()
-        state = "stopped" if isinstance(error, KeyboardInterrupt | SystemExit) else "failed"
-        for trial in watch.begun():
-            progress = watch.progress(trial.key)
-            _close(workload, trial, settings, options, progress, state, None if state == "stopped" else str(error))
+        interrupted = isinstance(error, KeyboardInterrupt)
+        if interrupted:
+            stop_with_checkpoints(
+                watch.ledger,
+                watch.at_work,
+                seconds=options.stop_seconds,
+                halt=tuning.halt,
+                step=look,
+                tell=tell,
+            )
+        with undisturbed():
+            tuning.stop()
+            if started:
+                ray.shutdown()
+            for trial in watch.begun():
+                progress = watch.progress(trial.key)
+                if interrupted:
+                    _close(workload, trial, settings, options, progress, "stopped", None, "stopped")
+                else:
+                    _close(workload, trial, settings, options, progress, "failed", str(error), classify(error))
+            on_update(watch.look())
+            if interrupted:
+                _tell_ends(watch, plan.to_run, tell)
         raise
     finally:
         if started and ray.is_initialized():
@@ -228,7 +269,8 @@ class _Tuning:
         self._trials = plan.to_run
         # Nothing of Ray's is kept: the ledger knows what is done, and an outage of the storage must not reach Ray.
         self._scratch = Scratch("tune")
-        self._tuner = _tuner(workload, plan, settings, options, self._stop, self._scratch.path)
+        self._policy = plan.policy()
+        self._tuner = _tuner(workload, plan, settings, options, self._stop, self._scratch.path, self._policy)
         self._thread = threading.Thread(target=self._fit, name="hrgrid-tune", daemon=True)
 
     def start(self) -> None:
@@ -242,18 +284,23 @@ class _Tuning:
             raise ClusterError(f"the launch ended early ({self._failure})") from self._failure
         return True
 
+    def halt(self) -> None:
+        """Let no further trial begin."""
+        self._policy.halt()
+
     def stop(self) -> None:
         """Ask Tune to stop all trials and wait for it; a thread left behind would start a new Ray."""
         self._stop.set()
         self._done.wait(STOP_SECONDS)
 
-    def errors(self) -> list[tuple[PlannedTrial, str]]:
-        """The trials whose driver ended with an error, and the error."""
+    def errors(self) -> list[tuple[PlannedTrial, str, str]]:
+        """The trials whose driver ended with an error, the error, and its class of failure."""
         found = []
         for result in self._grid or ():
             if result.error is not None and result.config:
                 line = (str(result.error).strip().splitlines() or ["no reason given"])[-1]
-                found.append((self._trials[result.config["index"]], f"the trial's driver failed ({line})"))
+                failure = classify(getattr(result.error, "cause", None) or result.error)
+                found.append((self._trials[result.config["index"]], f"the trial's driver failed ({line})", failure))
         return found
 
     def _fit(self) -> None:
@@ -267,7 +314,13 @@ class _Tuning:
 
 
 def _tuner(
-    workload: Workload, plan: Plan, settings: Settings, options: RunOptions, stop: threading.Event, folder: Path
+    workload: Workload,
+    plan: Plan,
+    settings: Settings,
+    options: RunOptions,
+    stop: threading.Event,
+    folder: Path,
+    policy: Dispatch,
 ) -> Any:
     import ray
     from ray import tune
@@ -288,7 +341,7 @@ def _tuner(
     return tune.Tuner(
         tune.with_resources(hrgrid_trial, needs),  # type: ignore[arg-type]
         tune_config=tune.TuneConfig(
-            search_alg=admission(plan.policy()),
+            search_alg=admission(policy),
             num_samples=len(trials),
             max_concurrent_trials=len(trials),
             reuse_actors=True,
@@ -298,7 +351,9 @@ def _tuner(
             storage_path=str(folder),
             verbose=0,
             stop=_stopper(stop),
-            failure_config=tune.FailureConfig(max_failures=1),
+            # A driver of weeks may die more than once: each driver counts those before it, see `run_trial`.
+            failure_config=tune.FailureConfig(max_failures=-1),
+            callbacks=[mourner([t.key for t in trials], settings.storage, options.owner, options.max_failures)],
         ),
     )
 
@@ -332,6 +387,7 @@ def _close(
     progress: Mapping[str, Json],
     state: Any,
     error: str | None,
+    failure: str,
 ) -> None:
     outcome = TrialOutcome(
         key=trial.key,
@@ -340,12 +396,21 @@ def _close(
         metrics=progress.get("metrics") or {},
         run_id=progress.get("run_id"),
         error=error,
+        failure=failure,
         seconds=time.time() - float(progress.get("started") or time.time()),
     )
     try:
         close_trial(workload, trial, settings, outcome, options, lease=progress.get("lease"))
     except Exception as problem:
         _log.error("trial %s could not be closed: %s", trial.key, problem)
+
+
+def _tell_ends(watch: _Watch, trials: Sequence[PlannedTrial], tell: Callable[[str], None]) -> None:
+    """Say of each trial that the stop has ended where the same command goes on with it."""
+    for trial in trials:
+        result = watch.results.get(trial.key)
+        if result is not None and result["state"] == "stopped":
+            tell(f"{trial.spec.cell.name}: {result['advice']}")
 
 
 def _outcome(trial: PlannedTrial, watch: _Watch) -> TrialOutcome:
@@ -365,5 +430,7 @@ def _outcome(trial: PlannedTrial, watch: _Watch) -> TrialOutcome:
         metrics=result["metrics"],
         run_id=result["run_id"],
         error=result["error"],
+        failure=result.get("failure"),
+        advice=result.get("advice"),
         seconds=result["seconds"],
     )

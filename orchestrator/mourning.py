@@ -1,0 +1,49 @@
+"""How often the driver of a trial may die: as its gang may, see `orchestrator.deaths`, but not at once each time."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any, Final
+
+from orchestrator.deaths import DeathBook
+from orchestrator.errors import StorageError
+from orchestrator.ledger import Ledger
+from orchestrator.storage import Storage
+
+__all__ = ["mourner"]
+
+UNBEGUN: Final = 5
+"""Drivers of one trial that may die in a row before they have taken its lease: most often, they cannot be imported."""
+
+_log = logging.getLogger(__name__)
+
+
+def mourner(keys: Sequence[str], storage: str, owner: str, max_failures: int) -> Any:
+    """Return the callback that ends a trial of Tune whose drivers cannot end it themselves.
+
+    Tune restarts drivers for ever, as a training of weeks may lose several, and each counts the deaths of those before
+    it. One that dies before it comes to that is counted here. `keys`: of the trials by their index in Tune.
+    """
+    from ray import tune
+
+    class Mourner(tune.Callback):
+        """Called in the launching process."""
+
+        def __init__(self) -> None:
+            self._unbegun: dict[str, int] = {}
+
+        def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            if self._is_hopeless(keys[trial.config["index"]]):
+                trial.max_failures = 0  # its next death is its last
+
+        def _is_hopeless(self, key: str) -> bool:
+            try:
+                if (Ledger(Storage(storage)).progress(key) or {}).get("owner") == owner:
+                    return DeathBook(Storage(storage), key, owner).known().row > max_failures + 1
+            except StorageError as error:
+                _log.warning("trial %s: a driver died: %s", key, error)
+            self._unbegun[key] = self._unbegun.get(key, 0) + 1
+            return self._unbegun[key] >= UNBEGUN
+
+    return Mourner()
