@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import sys
+import threading
 from collections.abc import Generator
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from tests.orchestrator.fake import FakeEvent, FakeWorkload
 
 
 class TroubledWorkload(FakeWorkload):
-    """Two cells in trouble: one makes a user's mistake at step 4, one loses its worker once at step 10."""
+    """Cells in trouble: one makes a user's mistake at step 4, one loses its worker once at step 10, one hangs once."""
 
     def train(self, spec: Spec, resume: Path | None, *, cpus: int) -> Generator[FakeEvent, str | None, None]:
         training, answer = super().train(spec, resume, cpus=cpus), None
@@ -43,7 +44,18 @@ class TroubledWorkload(FakeWorkload):
                 if not marker.exists():
                     marker.touch()
                     os.kill(os.getpid(), signal.SIGKILL)
+            if spec.cell.name == "thick-sort-long" and event.step == 7 and event.kind == "step":
+                _hang_once(Path(spec.data) / "hung")
             answer = yield event
+
+
+def _hang_once(marker: Path) -> None:
+    """The second worker of a gang waits for nothing, and the others wait for it in their next collective."""
+    import ray.train
+
+    if ray.train.get_context().get_world_rank() == 1 and not marker.exists():
+        marker.touch()
+        threading.Event().wait()
 
 
 def main(workload: FakeWorkload | None = None) -> int:
@@ -56,6 +68,7 @@ def main(workload: FakeWorkload | None = None) -> int:
     parser.add_argument("--data", default="data")
     parser.add_argument("--slots", type=int, default=2)
     parser.add_argument("--tracking")
+    parser.add_argument("--hang-seconds", type=float, default=300.0)
     arguments = parser.parse_args()
     settings = make_settings(storage=arguments.storage, tracking=arguments.tracking, benchmark="bench", environment={})
     workload = workload or TroubledWorkload()
@@ -73,11 +86,16 @@ def main(workload: FakeWorkload | None = None) -> int:
         updates += len(progress) == len(trials)
 
     provenance = {"git_commit": "0123abc", "host": "laptop"}
-    options = RunOptions(provenance=provenance, telemetry_seconds=1.0, max_failures=2)
+    options = RunOptions(
+        provenance=provenance, telemetry_seconds=1.0, max_failures=2, hang_seconds=arguments.hang_seconds
+    )
+    # Who is started in the background of a script is not told of Ctrl-C, and its children are not.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    told: list[str] = []
     try:
-        outcomes = run_plan(workload, plan, settings, count, options)
+        outcomes = run_plan(workload, plan, settings, count, options, told.append)
     except KeyboardInterrupt:
-        print(json.dumps({"stopped": True}))
+        print(json.dumps({"stopped": True, "told": told}))
         return 130
     document = {
         "outcomes": {outcome.cell: dataclasses.asdict(outcome) for outcome in outcomes},
