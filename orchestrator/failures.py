@@ -52,7 +52,9 @@ CLASSES: Final[Mapping[str, FailureClass]] = {
         policy="while it progresses",
         advice="logs/stacks-rank*.txt show where every thread of every worker stood",
     ),
-    "storage": FailureClass(policy="never", advice="make the storage reachable and writable again"),
+    "storage": FailureClass(
+        policy="while it progresses", advice="make the storage (of results, or of the data) reachable and writable again"
+    ),
     "tracking": FailureClass(policy="never", advice="make the MLflow server or store reachable again"),
     "infeasible": FailureClass(
         policy="never", advice="add or repair machines, or ask for a smaller gang with --workers"
