@@ -137,8 +137,12 @@ class Keeper:
             if self._is_too_late():
                 raise StorageError(self._complaint())
 
-    def finish(self) -> None:
-        """Wait until everything is uploaded; raises StorageError if the last checkpoint could not be."""
+    def finish(self, timeout: float | None = None) -> None:
+        """Wait until everything is uploaded; raises StorageError if the last checkpoint could not be in time.
+
+        `timeout`: seconds that whoever waits has; None: as long as the storage is given up only after its patience.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
         if self._skipped is not None:
             raise StorageError(f"trial {self._store.key}: the last state could not be saved: {self._skipped[1]}")
         while True:
@@ -147,6 +151,8 @@ class Keeper:
                 if not self._waiting and not self._busy:
                     return
                 self._changed.wait(1.0)
+            if deadline is not None and time.monotonic() > deadline:
+                raise StorageError(f"trial {self._store.key}: the upload did not end in {timeout:.0f} seconds")
 
     def close(self, timeout: float = 60.0) -> None:
         """Give uploads `timeout` seconds to end, then end the thread and delete the local folders."""
