@@ -53,7 +53,7 @@ CLASSES: Final[Mapping[str, FailureClass]] = {
         advice="logs/stacks-rank*.txt show where every thread of every worker stood",
     ),
     "storage": FailureClass(
-        policy="while it progresses", advice="make the storage of results (or of the data) reachable and writable again"
+        policy="while it progresses", advice="make the storage of results, or of data, reachable and writable again"
     ),
     "tracking": FailureClass(policy="never", advice="make the MLflow server or store reachable again"),
     "infeasible": FailureClass(
