@@ -53,6 +53,8 @@ class TrackingError(OrchestratorError):
 class ClusterError(OrchestratorError):
     """No cluster, a cluster that cannot hold a gang, or a job that is not there."""
 
+    failure = "node-lost"
+
 
 class TrialError(OrchestratorError):
     """One cell's training failed; the message ends with the last lines of its log."""
