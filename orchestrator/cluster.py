@@ -162,7 +162,7 @@ def logs(
         time.sleep(interval * (1.0 + len(text) / 1e6))
 
 
-def stop(name: str, *, address: str | None = None, timeout: float = 90.0) -> Job:
+def stop(name: str, *, address: str | None = None, timeout: float = 150.0) -> Job:
     """Stop a job and wait until it has ended; raises ClusterError when it has not after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     with _client(address) as (client, where):
