@@ -1,0 +1,93 @@
+"""What a worker does with wishes and failures: one worker in this process, as Ray Train runs it without a cluster."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from orchestrator.checkpoints import CheckpointStore
+from orchestrator.ledger import Ledger
+from orchestrator.settings import make_settings
+from orchestrator.storage import Storage
+from orchestrator.tracking import Tracker
+from orchestrator.worker import Assignment, train_on_worker
+from orchestrator.workload import Spec
+from tests.integration.children import wait_for
+from tests.orchestrator.fake import FakeEvent, FakeWorkload
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+
+
+class Diverged(ValueError):
+    failure = "diverged"
+    evidence: ClassVar = {"step": 3, "losses": [1.0, None]}
+
+
+class Diverging(FakeWorkload):
+    def train(self, spec: Spec, resume: Path | None, *, cpus: int) -> Generator[FakeEvent, str | None, None]:
+        yield FakeEvent(kind="step", step=3, total=8)
+        raise Diverged("the loss is nan at iteration 3")
+
+
+def _assignment(folder: Path, workload: FakeWorkload, **overrides: str) -> Assignment:
+    settings = make_settings(storage=f"{folder}/results", benchmark="bench", environment={})
+    tracker = Tracker(settings.tracking, "bench", artifacts=settings.artifacts)
+    tracker.check()
+    run_id = tracker.start_run("k", "cell", tags={}, params={})
+    lease = Ledger(Storage(settings.storage)).claim("k", "me")
+    spec = workload.resolve(workload.cells()[0], overrides, seed=0, data="data")
+    return Assignment(
+        spec=spec, key="k", settings=settings, run_id=run_id, start_ms=tracker.start_ms(run_id), workers=1, cpus=1,
+        owner="me", lease=lease or 0,
+    )  # fmt: skip
+
+
+def _work(workload: FakeWorkload, job: Assignment, folder: Path) -> Any:
+    """Run the one worker; Ray Train's local mode starts no Ray."""
+    from ray.train import RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    make: Any = TorchTrainer
+    trainer = make(
+        lambda: train_on_worker(workload, job),
+        scaling_config=ScalingConfig(num_workers=0, use_gpu=False),
+        run_config=RunConfig(name="local", storage_path=str(folder / "ray")),
+    )
+    return trainer.fit().return_value
+
+
+def test_a_stop_saves_the_very_step(tmp_path: Path) -> None:
+    workload = FakeWorkload()
+    job = _assignment(tmp_path, workload, steps="400", interval="100", sleep="0.02")
+    storage = Storage(job.settings.storage)
+    ledger = Ledger(storage)
+
+    def ask() -> None:
+        wait_for(lambda: (ledger.progress("k") or {}).get("phase") == "training", 60, "training")
+        ledger.ask_stop("k", job.lease)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    end = _work(workload, job, tmp_path)
+    asking.join()
+    assert end["end"] == "stopped"
+    step = CheckpointStore(storage, "k").latest_step()
+    assert step is not None
+    assert 0 < step < 400
+    log = storage.read_bytes("trials/k/logs/rank0.log").decode()
+    assert f"stops at step {step}, as was asked for, with a checkpoint of it" in log
+    assert (ledger.progress("k") or {})["attempt"] == 1
+
+
+def test_a_divergence_leaves_its_evidence(tmp_path: Path) -> None:
+    workload = Diverging()
+    job = _assignment(tmp_path, workload)
+    with pytest.raises(Exception, match="the loss is nan at iteration 3"):
+        _work(workload, job, tmp_path)
+    evidence = Storage(job.settings.storage).read_bytes("trials/k/evidence/diverged.json")
+    assert json.loads(evidence) == Diverged.evidence
