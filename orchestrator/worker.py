@@ -22,6 +22,7 @@ from orchestrator.checkpoints import Checkpoint, CheckpointStore
 from orchestrator.companion import WARNING_TAG, open_companion
 from orchestrator.errors import LeaseLostError, StopAskedError, StorageError
 from orchestrator.keeper import Keeper
+from orchestrator.last_words import keep_evidence, tell_of_hang
 from orchestrator.ledger import Ledger
 from orchestrator.notice import notice_given
 from orchestrator.patience import PATIENCE
@@ -32,7 +33,7 @@ from orchestrator.storage import Storage
 from orchestrator.telemetry import Gpus, device
 from orchestrator.triallog import TrialLog
 from orchestrator.undelivered import Undelivered
-from orchestrator.watchdog import HANG_FILE, Watchdog
+from orchestrator.watchdog import Watchdog
 from orchestrator.workload import Event, Json, Spec, Workload
 
 __all__ = ["Assignment", "train_on_worker"]
@@ -282,10 +283,10 @@ def train_on_worker(workload: Workload, job: Assignment) -> dict[str, Json] | No
     log = TrialLog(Storage(job.settings.storage), job.key, rank, packages)
     folder = Path(tempfile.mkdtemp(prefix="hrgrid-trial-"))
     desk: _Desk | None = None
-    stacks = f"stacks-rank{rank}.txt"
+    stacks, trial = f"stacks-rank{rank}.txt", Storage(job.settings.storage).child(f"trials/{job.key}")
     watchdog = Watchdog(
         folder / stacks,
-        lambda sentence: _last_words(job, rank, log, folder / stacks, sentence),
+        lambda sentence: tell_of_hang(trial, rank, log, folder / stacks, sentence),
         least=job.hang_seconds,
         first=job.start_seconds,
     )
@@ -306,7 +307,7 @@ def train_on_worker(workload: Workload, job: Assignment) -> dict[str, Json] | No
         raise
     except BaseException as error:
         log.note("".join(traceback.format_exception(error)))
-        _keep_evidence(job, rank, error)
+        keep_evidence(trial, rank, error)
         raise
     finally:
         for close in closers:
@@ -401,29 +402,6 @@ def _evaluate(
         if desk is not None:
             desk.evaluation_event(event)
     return metrics
-
-
-def _last_words(job: Assignment, rank: int, log: TrialLog, stacks: Path, sentence: str) -> None:
-    """Tell of a hang: in the log, to the judge in Ray's controller, and the stacks beside the logs."""
-    storage = Storage(job.settings.storage).child(f"trials/{job.key}")
-    reason = f"worker {rank} hangs: {sentence}"
-    log.note(f"{reason}; logs/{stacks.name} shows where its threads stand; it ends itself")
-    log.note(stacks.read_text(encoding="utf-8"))
-    storage.write_json(HANG_FILE, {"time": time.time(), "rank": rank, "reason": reason})
-    storage.write_bytes(f"logs/{stacks.name}", stacks.read_bytes())
-    log.ship()
-
-
-def _keep_evidence(job: Assignment, rank: int, error: BaseException) -> None:
-    """Keep what an exception of the workload holds of how it came about, for a person to look at."""
-    failure, evidence = getattr(error, "failure", None), getattr(error, "evidence", None)
-    if not isinstance(evidence, Mapping) or not isinstance(failure, str):
-        return
-    name = f"{failure}.json" if rank == 0 else f"{failure}-rank{rank}.json"
-    try:
-        Storage(job.settings.storage).write_json(f"trials/{job.key}/evidence/{name}", dict(evidence))
-    except (StorageError, TypeError, ValueError) as problem:
-        logging.getLogger(__name__).warning("evidence not kept: %s", problem)
 
 
 def _peak_memory_gb() -> float:
