@@ -112,7 +112,7 @@ def _carry_out(made: Draft, address: str | None) -> Sequence[TrialOutcome]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     for key, reference in made.references.items():
         keep_reference(Storage(made.settings.storage), key, reference)
-    options = RunOptions(provenance=provenance.capture(), address=address)
+    options = RunOptions(provenance=provenance.capture(), address=address, halving=made.halving)
     try:
         with Board(made.plan.trials) as board:
             return run_plan(made.workload, made.plan, made.settings, board.update, options, _say)

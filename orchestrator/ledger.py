@@ -236,9 +236,14 @@ class Ledger:
         """Give a lease back."""
         self.leases.release(key, owner, lease)
 
-    def ask_stop(self, key: str, lease: int) -> None:
-        """Ask who trains a trial under a lease to make a checkpoint and end."""
-        self.storage.write_json(f"trials/{key}/stop.json", {"lease": lease})
+    def ask_stop(self, key: str, lease: int, reason: str = "") -> None:
+        """Ask who trains a trial under a lease to make a checkpoint and end; the result then carries the reason."""
+        self.storage.write_json(f"trials/{key}/stop.json", {"lease": lease, "reason": reason})
+
+    def stop_reason(self, key: str, lease: int) -> str | None:
+        """Return why a stop was asked of who holds this lease; None if none was, or without a reason."""
+        document = self.storage.find_json(f"trials/{key}/stop.json") or {}
+        return str(document.get("reason") or "") or None if document.get("lease") == lease else None
 
     def stop_asked(self, key: str, lease: int) -> bool:
         """Tell whether a stop was asked of who holds this lease."""

@@ -17,6 +17,7 @@ from orchestrator.admission import admission
 from orchestrator.dispatch import Dispatch
 from orchestrator.errors import ClusterError, StorageError
 from orchestrator.failures import classify
+from orchestrator.halving import asha, validations_told
 from orchestrator.ledger import Entry, Ledger
 from orchestrator.mourning import mourner
 from orchestrator.owners import is_alive, process_identity
@@ -330,7 +331,9 @@ def _tuner(
 
     def hrgrid_trial(config: dict[str, Any]) -> None:
         # Progress goes through the ledger: Ray's TuneReportCallback costs one more process per trial.
-        outcome = run_trial(workload, trials[config["index"]], settings, options)
+        trial = trials[config["index"]]
+        with validations_told(Ledger(Storage(settings.storage)), trial.key, options.owner, options.halving):
+            outcome = run_trial(workload, trial, settings, options)
         tune.report({"state": outcome.state, **outcome.metrics})
 
     def needs(config: Mapping[str, Any]) -> dict[str, float]:
@@ -342,6 +345,7 @@ def _tuner(
         tune.with_resources(hrgrid_trial, needs),  # type: ignore[arg-type]
         tune_config=tune.TuneConfig(
             search_alg=admission(policy),
+            scheduler=asha(options.halving, [trial.key for trial in trials], settings.storage),
             num_samples=len(trials),
             max_concurrent_trials=len(trials),
             reuse_actors=True,

@@ -23,6 +23,7 @@ from orchestrator.patience import PATIENCE
 from orchestrator.plan import PlannedTrial
 from orchestrator.runs import close_run, ending_of, wait_for_run
 from orchestrator.scratch import sweep_scratch
+from orchestrator.search import Halving
 from orchestrator.settings import Settings
 from orchestrator.storage import Storage
 from orchestrator.sweep import sweep_trial
@@ -74,6 +75,9 @@ class RunOptions:
 
     address: str | None = None
     """Address of a Ray cluster; None: RAY_ADDRESS, and without that a local Ray for this launch alone."""
+
+    halving: Halving | None = None
+    """When samples of a search are stopped early; None: never."""
 
     poll_seconds: float | None = None
     """Seconds between two looks at the ledger; None: 1 for a local storage, 5 for a remote one."""
@@ -175,7 +179,7 @@ def run_trial(
         state=end.state,
         metrics=end.metrics,
         run_id=run_id,
-        error=end.error,
+        error=ledger.stop_reason(key, lease) if end.state == "stopped" else end.error,
         failure=end.failure,
         seconds=time.time() - began,
     )

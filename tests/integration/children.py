@@ -25,9 +25,11 @@ def environment(home: Path, **more: str) -> dict[str, str]:
     return {**inherited, "HOME": str(home), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **more}
 
 
-def start(arguments: Sequence[str], home: Path, **more: str) -> subprocess.Popen[str]:
+def start(
+    arguments: Sequence[str], home: Path, program: str = "tests.integration.launch", **more: str
+) -> subprocess.Popen[str]:
     """Start a launch, with `more` in its environment; its output is read when it has ended."""
-    command = [sys.executable, "-m", "tests.integration.launch", *arguments]
+    command = [sys.executable, "-m", program, *arguments]
     return subprocess.Popen(
         command,
         cwd=home.parent,
