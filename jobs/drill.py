@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 HELP = "Kill and take away what can fail, under a small cell, and prove that the results are the same. Minutes."
 
-ITERATIONS: Final = 150
+ITERATIONS: Final = 110
 """Long enough for all faults on two cores; a faster machine gets more, so that it still trains at the last fault."""
 OUTAGE_SECONDS: Final = 15
 KILLS: Final = 3

@@ -22,7 +22,7 @@ from orchestrator.settings import Settings
 
 SHORT: Final = 40
 """Iterations of a cell that is killed once."""
-LONG: Final = 180
+LONG: Final = 120
 """Iterations of a cell under which something is away for a minute."""
 LAUNCHES: Final = 4
 """Launches of a cell before it is given up."""
