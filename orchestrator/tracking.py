@@ -59,6 +59,7 @@ _ENVIRONMENT: Final = {
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 for _name, _value in _ENVIRONMENT.items():  # MLflow reads these when it is imported
     os.environ.setdefault(_name, _value)

@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -42,7 +43,8 @@ def show(rows: Sequence[Mapping[str, Any]]) -> None:
 
 @contextmanager
 def workplace(folder: Path | None) -> Iterator[Path]:
-    """The folder that was asked for, or a temporary one."""
+    """The folder that was asked for, or a temporary one. SIGTERM is from here on an interruption, which tidies up."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
         yield folder.resolve()
