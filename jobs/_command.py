@@ -1,7 +1,7 @@
 """What every command shares: its parser, and the way from an error to an exit code.
 
-Exit codes: 0 done, 1 a training failed or something unexpected happened (with its traceback), 2 the user can mend it
-(one sentence, no traceback), 130 interrupted.
+Exit codes: 0 done, 1 not every cell is finished or something unexpected happened (with its traceback), 2 the user can
+mend it (one sentence, no traceback), 130 interrupted.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from orchestrator.errors import OrchestratorError, UsageError
 __all__ = ["FAILED", "INTERRUPTED", "MISUSED", "CommandParser", "add_step", "complain", "execute", "main_of"]
 
 FAILED = 1
-"""Exit code: a cell failed."""
+"""Exit code: not every cell is finished, or what was looked at is wrong."""
 
 MISUSED = 2
 """Exit code: an input that the user can mend."""

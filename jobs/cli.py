@@ -36,7 +36,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 _USAGE = "usage: hrgrid COMMAND [OPTIONS]"
 _EPILOG = """\
 hrgrid COMMAND --help explains one command. Start with: hrgrid demo
-Exit codes: 0 done, 1 a training failed, 2 an input to mend, 130 interrupted."""
+Exit codes: 0 done, 1 not every cell is finished or something is wrong, 2 an input to mend, 130 interrupted."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
