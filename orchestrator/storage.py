@@ -161,11 +161,12 @@ class Storage:
         The marker is also written again under conditions that do not hold: a service that ignores them would let two
         launches train the same cell.
         """
-        marker, content = f".hrgrid-check-{uuid.uuid4().hex[:12]}", b"hrgrid"
+        folder, content = f".hrgrid-check-{uuid.uuid4().hex[:12]}", b"hrgrid"
+        marker = f"{folder}/marker"  # in a folder of its own, so that not even a lock file stays
         self.create_exclusive(marker, content)
         again = self.create_exclusive(marker, b"again") or self.replace(marker, b"other", '"of-nothing"')
         found = self.read_bytes(marker)
-        self.delete(marker)
+        self.delete(folder)
         if again:
             raise StorageError(
                 f"the storage {self.uri} ignores the conditions If-None-Match and If-Match of a write, without which "
