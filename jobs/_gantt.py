@@ -9,7 +9,7 @@ from orchestrator.plan import Plan, PlannedTrial
 
 __all__ = ["gantt"]
 
-WIDTH = 96
+WIDTH = 79
 """Columns of the time axis together with what stands before it."""
 
 LANES = 24

@@ -194,7 +194,10 @@ def add_search(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--samples", type=positive, metavar="N", help="samples to draw (for every point of the grids)")
     group.add_argument("--search-seed", type=int, default=0, metavar="N", help="seed of the draws (default 0)")
     group.add_argument(
-        "--search-metric", default="val/mIoU", metavar="M", help="what samples are compared by (default val/mIoU)"
+        "--search-metric",
+        default="val/mIoU",
+        metavar="M",
+        help="what samples are compared by: val/mIoU (default), val/mAcc or val/aAcc",
     )
     group.add_argument("--search-mode", choices=("max", "min"), default="max", help="which is better (default max)")
     group.add_argument(
@@ -225,16 +228,22 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
+_LARGEST_SEED = 2**63 - 1
+"""Of a generator of PyTorch."""
+
+
 def seeds(text: str) -> tuple[int, ...]:
     """Parse `0,1,2`; for argparse.
 
     Raises:
-        argparse.ArgumentTypeError: an entry is no whole number of 0 or more, or stands there twice.
+        argparse.ArgumentTypeError: an entry is no whole number from 0 to 2^63 - 1, or stands there twice.
     """
     entries = text.split(",")
     if not all(entry.strip().isdecimal() for entry in entries):
         raise argparse.ArgumentTypeError(f"{text!r} is no list of whole numbers such as 0,1,2")
     numbers = tuple(int(entry) for entry in entries)
+    if max(numbers) > _LARGEST_SEED:
+        raise argparse.ArgumentTypeError(f"{text!r} has a seed above {_LARGEST_SEED}")
     if len(set(numbers)) < len(numbers):
         raise argparse.ArgumentTypeError(f"{text!r} names a seed twice")
     return numbers

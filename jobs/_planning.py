@@ -29,7 +29,7 @@ from orchestrator.storage import Storage
 from orchestrator.telemetry import Gpus, device
 from orchestrator.workload import Problem
 
-__all__ = ["Draft", "cluster_shape", "draft", "obstacles", "repaired", "require_data"]
+__all__ = ["Draft", "cluster_shape", "draft", "note", "obstacles", "repaired", "require_data"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,7 +61,7 @@ def cluster_shape(args: argparse.Namespace) -> ClusterShape:
 
     A Ray cluster that still grows is taken at its full size, which its gang budget on the head declares.
     """
-    if args.cluster:
+    if args.cluster is not None:
         return parse_cluster(args.cluster)
     address = args.address or os.environ.get("RAY_ADDRESS") or "local"
     if address.startswith("http"):
@@ -118,9 +118,9 @@ def draft(args: argparse.Namespace, cluster: ClusterShape, *, repair: bool = Fal
     cells = select(workload.cells(), facets(args), args.names)
     overrides, rules = parse_overrides(args.overrides), parse_references(args.references)
     if args.search:
-        trials = searched(args, workload, cells, overrides, _note)
+        trials = searched(args, workload, cells, overrides, note)
     else:
-        trials = expand(workload, cells, overrides, args.seeds, args.data, note=_note)
+        trials = expand(workload, cells, overrides, args.seeds, args.data, note=note)
     rungs = halving(args, trials)
     if repair:
         repaired(places, [trial.key for trial in trials])
@@ -206,5 +206,6 @@ def repaired(places: Settings, keys: Sequence[str]) -> None:
         print(f"hrgrid: note: runs are not repaired now: {error}", file=sys.stderr)
 
 
-def _note(text: str) -> None:
+def note(text: str) -> None:
+    """Tell on stderr what is worth knowing and no error."""
     print(f"hrgrid: note: {text}", file=sys.stderr)

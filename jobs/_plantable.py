@@ -31,6 +31,8 @@ def print_plan(plan: Plan, price: float | None = None) -> None:
     columns = ("#", "cell", "action", "gang", "GB", "cores", "iterations", hours, "by", "start", "end", "why")
     rows = [_row(number, trial) for number, trial in enumerate(plan.trials, 1)]
     print_table(columns, rows, right={"#", "gang", "GB", "cores", "iterations", hours, "start", "end"})
+    if plan.to_run:
+        print(f"gang: workers at once; GB, cores: of each worker; {hours}: of all; by: where the hours are from")
     counts = [f"{plan.count(action)} {word}" for action, word in _WORDS.items() if plan.count(action)]
     print(f"\n{plural(len(plan.trials), 'cell')}: {', '.join(counts)}; cluster: {plan.cluster}")
     _print_not_comparable(plan)
@@ -97,7 +99,7 @@ def _print_not_comparable(plan: Plan) -> None:
     marked = [trial for trial in plan.trials if trial.spec.not_comparable]
     reasons = list(dict.fromkeys(reason for trial in marked for reason in trial.spec.not_comparable))
     if reasons:
-        more = f" and {len(reasons) - _REASONS} more reasons" if len(reasons) > _REASONS else ""
+        more = f" and {plural(len(reasons) - _REASONS, 'more reason')}" if len(reasons) > _REASONS else ""
         print(f"* not comparable with the published results: {plural(len(marked), 'cell')}", end="")
         print(f" ({'; '.join(reasons[:_REASONS])}{more})")
 
@@ -106,9 +108,11 @@ def _print_sharing(plan: Plan) -> None:
     sharers = [trial for trial in plan.to_run if trial.share > 1]
     alone = Counter(trial.alone for trial in plan.to_run if trial.alone)
     if sharers:
-        print(f"{plural(len(sharers), 'cell')} share GPUs, {sharers[0].share} on each (1/{sharers[0].share} above)")
+        share = sharers[0].share
+        who = "1 cell shares a GPU" if len(sharers) == 1 else f"{len(sharers)} cells share GPUs"
+        print(f"{who}, {share} on each (1/{share} above)")
     for reason, number in alone.most_common(_REASONS):
-        print(f"{plural(number, 'cell')} alone on their GPUs: {reason}")
+        print(f"{plural(number, 'cell')} alone on {'its' if number == 1 else 'their'} GPUs: {reason}")
 
 
 def _cell_facts(trial: PlannedTrial, price: float | None) -> dict[str, Any]:

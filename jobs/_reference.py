@@ -103,11 +103,10 @@ def _reference(source: str, places: Settings) -> Reference:
         return Reference(source=log.source, sha256=log.sha256, total=total, curves=log.curves)
     ledger = Ledger(Storage(places.storage))
     cells = _cells(ledger)
-    if _KEY.fullmatch(source):
-        record = ledger.trial(source)
-    elif source in cells:
+    record = ledger.trial(source) if _KEY.fullmatch(source) else None
+    if source in cells:
         record = _newest(ledger.trials(cells[source]), source, places)
-    else:
+    if record is None or record.state == "new":
         raise UsageError(
             f"the reference {source!r} is neither a file that is there, nor an address, nor 'published', nor a trial "
             f"key or cell of {places.storage}{near_miss(source, cells) if cells else ''}"

@@ -8,12 +8,15 @@ from collections.abc import Callable, Sequence
 from jobs._show import number, print_table
 from jobs._wiring import HrnetWorkload
 from orchestrator.errors import UsageError
-from orchestrator.grid import Override, Trial
+from orchestrator.grid import Override, Trial, near_miss
 from orchestrator.ledger import Ledger
 from orchestrator.search import Halving, Standing, make_samples, parse_domains, sample_trials, standings
 from orchestrator.workload import Cell
 
 __all__ = ["halving", "print_samples", "searched"]
+
+VALIDATED = ("val/mIoU", "val/mAcc", "val/aAcc")
+"""What every validation in a training gives, and samples can be compared by."""
 
 
 def searched(
@@ -31,10 +34,18 @@ def searched(
 def halving(args: argparse.Namespace, trials: Sequence[Trial]) -> Halving | None:
     """When samples are stopped early; None without a search. Raises UsageError for options that cannot be."""
     if not args.search:
-        if args.samples is not None or args.resume_stopped:
-            option = "--resume-stopped" if args.resume_stopped else "--samples"
+        given = {
+            "--samples": args.samples,
+            "--search-grace": args.search_grace,
+            "--resume-stopped": args.resume_stopped,
+        }
+        option = next((name for name, value in given.items() if value), None)
+        if option is not None:
             raise UsageError(f"{option} is for a search; say what to draw: --search 'lr=loguniform(1e-3,1e-1)'")
         return None
+    if args.search_metric not in VALIDATED:
+        hint = near_miss(args.search_metric, VALIDATED)
+        raise UsageError(f"--search-metric {args.search_metric!r} is nothing that a validation gives{hint}")
     # A searched schedule has samples of several lengths: the rungs are those of the longest.
     total = max(trial.estimate.iterations for trial in trials)
     grace = args.search_grace or min(total, max(trial.estimate.interval for trial in trials) or total)

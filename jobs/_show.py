@@ -24,8 +24,12 @@ def console() -> Console:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Collection[str] = ()) -> None:
-    """Print a table; the columns named in `right` are aligned to the right, and a row of one cell is a heading."""
-    if not sys.stdout.isatty():
+    """Print a table; the columns named in `right` are aligned to the right, and a row of one cell is a heading.
+
+    A terminal that is too narrow folds its lines, as rich would leave out whole columns.
+    """
+    widths = _widths([columns, *rows])
+    if not sys.stdout.isatty() or sum(widths) + 2 * (len(widths) - 1) > console().width:
         _print_plain(columns, rows, right)
         return
     from rich.table import Table
@@ -41,14 +45,18 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, right:
 
 def _print_plain(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[str]) -> None:
     """The same without a terminal: nothing is cut, and a thousand rows cost no second of layout."""
-    lines = [columns, *rows]
-    widths = [max(len(line[i]) for line in lines if len(line) > i) for i in range(len(columns))]
-    for line in lines:
+    widths = _widths([columns, *rows])
+    for line in (columns, *rows):
         cells = [
             text.rjust(width) if column in right else text.ljust(width)
             for text, column, width in zip(line, columns, widths, strict=False)
         ]
         print("  ".join(cells).rstrip())
+
+
+def _widths(lines: Sequence[Sequence[str]]) -> list[int]:
+    """Width of every column."""
+    return [max(len(line[i]) for line in lines if len(line) > i) for i in range(len(lines[0]))]
 
 
 def duration(seconds: float | None) -> str:

@@ -8,7 +8,7 @@ import sys
 
 from jobs._command import MISUSED, complain, main_of
 from jobs._options import add_filters, add_json, add_launch
-from jobs._planning import cluster_shape, draft, obstacles
+from jobs._planning import cluster_shape, draft, note, obstacles
 from jobs._plantable import plan_facts, print_plan
 from jobs._reference import print_references
 
@@ -34,6 +34,8 @@ def run(args: argparse.Namespace) -> int:
     problems = obstacles(made.plan)
     for problem in problems:
         complain(problem)
+    if args.data is None and not problems:
+        note("without --data (or HRGRID_DATA) no data are checked, and which cells are finished is not known")
     return MISUSED if problems else 0
 
 

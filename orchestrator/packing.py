@@ -79,9 +79,8 @@ def best_order(gangs: Sequence[Gang], slots: int, known: Sequence[int] | None = 
     """Return the order in which the policy shall consider the gangs: longest first, or better.
 
     Where longest first does not come near the bound, others are tried: one that is `known`, most work first, largest
-    first, then changes
-    at two places of the best so far, drawn from a fixed seed, each kept if the simulated end is no later. The same
-    gangs always give the same order.
+    first, then changes at two places of the best so far, drawn from a fixed seed, each kept if the simulated end is no
+    later. The same gangs always give the same order.
     """
     everyone = range(len(gangs))
     length = [gang.seconds or 0.0 for gang in gangs]

@@ -303,8 +303,13 @@ def _misfit(trial: Trial, gang: int, wishes: _Wishes) -> str:
     need, measured = wishes.estimator.memory_gb(trial, gang)
     if cluster.kind == "CPU" or cluster.gpu_memory_gb is None or need <= cluster.gpu_memory_gb:
         return ""
-    enough = [w for w in divisors(batch) if need * gang / w <= cluster.gpu_memory_gb]
-    advice = f"--workers {enough[0]} would fit" if enough else "no number of workers would fit"
+    enough = next((w for w in divisors(batch) if need * gang / w <= cluster.gpu_memory_gb), None)
+    if enough is None:
+        advice = "no number of workers would fit"
+    elif enough <= cluster.slots:
+        advice = f"--workers {enough} would fit"
+    else:
+        advice = f"--workers {enough} would fit, on {enough} such GPUs"
     return (
         f"it {'used' if measured else 'needs about'} {need:.1f} GB on each of {count(gang, 'GPU')} and the cluster's "
         f"GPUs have {cluster.gpu_memory_gb:g} GB; {advice}"

@@ -18,6 +18,7 @@ from typing import Final
 
 from orchestrator.errors import UsageError
 from orchestrator.grid import Override, Trial, expand, near_miss
+from orchestrator.shape import count as counted
 from orchestrator.workload import Cell, Workload
 
 __all__ = ["STOPPED_EARLY", "Domain", "Halving", "Sample", "Standing", "make_samples", "parse_domain", "parse_domains",
@@ -177,8 +178,8 @@ def sample_trials(
     """
     if len(cells) != 1 or len(seeds) != 1:
         raise UsageError(
-            f"a search compares samples of one cell and seed, not of {len(cells)} cells and {len(seeds)} seeds; "
-            "name one cell, and try the best settings with other seeds afterwards"
+            f"a search compares samples of one cell and seed, not of {counted(len(cells), 'cell')} and "
+            f"{counted(len(seeds), 'seed')}; name one cell, and try the best settings with other seeds afterwards"
         )
     fixed = next((override.key for override in overrides if override.key in samples[0]), None)
     if fixed is not None:

@@ -60,13 +60,21 @@ def parse_cluster(text: str) -> ClusterShape:
     device = None
     for part in text.split(","):
         name, _, value = (word.strip() for word in part.partition("="))
+        if name in values or (name == "kind" and device is not None):
+            raise UsageError(f"the cluster {text!r} names {name!r} twice")
         if name == "kind" and value:
             device = value
-        elif name in ("cpus", "gpus", "memory", "workers", "rate") and re.fullmatch(r"\d+\.?\d*", value):
+        elif re.fullmatch(_FORMS.get(name, ""), value) and value:
             values[name] = float(value)
         else:
             raise UsageError(f"the cluster {text!r} is not like 'cpus=4' or 'gpus=8,memory=80,cpus=96' (at {part!r})")
-    gpus, cpus, rate = int(values.get("gpus", 0)), int(values.get("cpus", 0)), values.get("rate") or None
+    gpus, cpus, rate = int(values.get("gpus", 0)), int(values.get("cpus", 0)), values.get("rate")
+    idle = "workers" if gpus else "memory"
+    if idle in values and (gpus or cpus):
+        reason = "a GPU has one worker" if gpus else "it is that of a GPU, and there is none"
+        raise UsageError(f"the cluster {text!r} has no use for {idle!r}: {reason}; leave it out")
+    if 0.0 in (rate, values.get("memory")):
+        raise UsageError(f"the cluster {text!r} has a rate or a memory of 0; leave out what is not known")
     if gpus:
         memory, cpus = values.get("memory"), cpus or 4 * gpus
         return ClusterShape(
@@ -76,6 +84,12 @@ def parse_cluster(text: str) -> ClusterShape:
     if not slots:
         raise UsageError(f"the cluster {text!r} has no GPU and no CPU; say for example 'cpus=4' or 'gpus=8'")
     return ClusterShape(slots=slots, cpus=cpus or slots, device=device, rate=rate)
+
+
+_FORMS = {
+    **dict.fromkeys(("cpus", "gpus", "workers"), r"\d+"),
+    **dict.fromkeys(("memory", "rate"), r"\d+\.?\d*"),
+}
 
 
 def count(number: int, what: str) -> str:

@@ -36,7 +36,7 @@ def test_a_plan_tells_hours_money_bound_and_draws_every_cell(
     assert "estimates of 45 cells: from the given 3000 GMAC/s per worker" in said
     drawing = said.split("\n  GPU ")[1].splitlines()
     assert len(drawing) == 7  # the axis, and six gangs of four
-    assert max(map(len, drawing)) <= 100
+    assert max(map(len, drawing)) < 80
     assert sum(line.count("|") for line in drawing[1:]) == 45
     assert not list(tmp_path.iterdir())
 
@@ -79,6 +79,8 @@ def test_without_a_measurement_nothing_is_made_up(tmp_path: Path, capsys: pytest
     said = planned("--cluster", "gpus=8", SMALL, folder=tmp_path, capsys=capsys)
     assert "expected: unknown until a cell has run on such a device" in said
     assert facts("--cluster", "gpus=8", SMALL, folder=tmp_path, capsys=capsys)["finish_at"] is None
+    main(["plan", "--storage", str(tmp_path), "--cluster", "gpus=8", SMALL])
+    assert "without --data (or HRGRID_DATA) no data are checked" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

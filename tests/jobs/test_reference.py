@@ -108,6 +108,7 @@ def test_an_earlier_run_by_key_and_by_cell(tmp_path: Path, capsys: pytest.Captur
         ("no.json", "the reference 'no.json' is neither a file that is there, nor an address, nor 'published'"),
         (f"{CELL[:-1]}:published", f"which no cell has; did you mean '{CELL}'?"),
         (":a.json", "is neither LOG nor PATTERN:LOG"),
+        ("0123456789abcdef", "nor a trial key or cell of"),
         (__file__, "is no training log of OpenMMLab"),
         ("http://127.0.0.1:9/a.log.json", "cannot fetch http://127.0.0.1:9/a.log.json: "),
     ],

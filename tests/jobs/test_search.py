@@ -61,6 +61,9 @@ def test_every_sample_is_a_trial_of_its_own_and_the_same_the_next_time(
         ((CELL, *LR, "--samples", "2", "--seeds", "0,1"), "a search compares samples of one cell and seed"),
         (("fcn_hr18s_*", *LR, "--samples", "2"), "a search compares samples of one cell and seed"),
         ((CELL, *LR, "--samples", "2", "--search-grace", "40001"), "give --search-grace 1 to 40000"),
+        ((CELL, "--search-grace", "3"), "--search-grace is for a search"),
+        ((CELL, *LR, "--samples", "2", "--search-metric", "val/miou"), "did you mean 'val/mIoU'?"),
+        ((CELL, *LR, "--samples", "2", "--search-metric", "train/loss"), "'train/loss' is nothing that a validation"),
     ],
 )
 def test_what_cannot_be_searched_is_one_sentence(

@@ -39,6 +39,18 @@ def test_nothing_is_cut_where_no_terminal_is(capsys: pytest.CaptureFixture[str])
     assert lines[2].startswith("[b] ")
 
 
+def test_a_narrow_terminal_loses_no_column(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    print_table(("name", "text", "n"), [("abcdefgh", "y" * 12, "1")])
+    print_table(("name", "n"), [("abcdefgh", "1")])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1] == "abcdefgh  " + "y" * 12 + "  1"
+    assert lines[3].split() == ["abcdefgh", "1"]
+
+
 def _planned(name: str, key: str) -> PlannedTrial:
     spec = Spec(
         cell=Cell(name=name), settings={}, seed=0, data="", data_fingerprint="", code_version="1", not_comparable=()

@@ -214,7 +214,8 @@ def test_clusters_as_text() -> None:
     assert str(ClusterShape(slots=1, cpus=1)) == "1 worker on 1 CPU core"
     assert parse_cluster("gpus=2,kind=NVIDIA H100,rate=3000").device == "NVIDIA H100"
     assert parse_cluster("cpus=2,rate=3.5").rate == 3.5
-    for text in ("", "kind=", "rate=x,cpus=1", "gpu=8", "gpus=", "gpus=-1", "memory=80"):
+    odd = ("gpus=1.5", "gpus=8,gpus=4", "gpus=8,workers=4", "cpus=8,memory=4", "cpus=8,rate=0", "gpus=8,memory=0")
+    for text in ("", "kind=", "rate=x,cpus=1", "gpu=8", "gpus=", "gpus=-1", "memory=80", *odd):
         with pytest.raises(UsageError, match="cluster"):
             parse_cluster(text)
     with pytest.raises(UsageError, match="cannot train"):
