@@ -130,11 +130,11 @@ class CheckpointStore:
 
         One that does not is marked and passed over. Raises StorageError while the storage is away.
         """
-        return self._first_sound(reversed(self.names()), download_to, best_only=False)
+        return self._first_sound(download_to, best_only=False)
 
     def best(self, download_to: Path) -> Checkpoint | None:
         """Download the newest checkpoint that was the best when saved; None if none was. Otherwise as `latest`."""
-        return self._first_sound(reversed(self.names()), download_to, best_only=True)
+        return self._first_sound(download_to, best_only=True)
 
     def fetch(self, name: str, download_to: Path) -> Checkpoint:
         """Download one checkpoint into `download_to/<name>` and verify it; raises DamagedError and StorageError."""
@@ -250,7 +250,15 @@ class CheckpointStore:
             return bool((self._manifest(name) or {}).get("best"))
         return False
 
-    def _first_sound(self, names: Iterable[str], download_to: Path, *, best_only: bool) -> Checkpoint | None:
+    def _first_sound(self, download_to: Path, *, best_only: bool) -> Checkpoint | None:
+        names = self.names()
+        found = self._sound_of(reversed(names), download_to, best_only=best_only)
+        if found is None and self.names() != names:
+            # Whoever trains has saved others and deleted these meanwhile.
+            return self._first_sound(download_to, best_only=best_only)
+        return found
+
+    def _sound_of(self, names: Iterable[str], download_to: Path, *, best_only: bool) -> Checkpoint | None:
         passed: list[str] = []
         found = None
         for name in names:
@@ -263,6 +271,8 @@ class CheckpointStore:
                 found = self.fetch(name, download_to)
                 break
             except DamagedError as error:
+                if MANIFEST in content and MANIFEST not in self._contents(name):
+                    continue  # just being deleted by whoever trains
                 state = "damaged" if content & {MANIFEST, MARK} else "incomplete"
                 passed.append(f"checkpoint {_place(name)[0]} of trial {self.key} is {state} ({error})")
                 # Without a manifest it may still be on its way: never marked.

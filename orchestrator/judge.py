@@ -105,7 +105,7 @@ def judge(errors: Mapping[int, BaseException], *, hung: str | None = None, out_o
     for rank, error in causes.items():
         named.setdefault(_class_of(error, out_of_memory=out_of_memory), []).append(rank)
     if hung is not None and not {*named} - {"worker-lost", "hang", "peer-lost"}:
-        rank = min(named.get("worker-lost") or named["peer-lost"])
+        rank = min(named.get("worker-lost") or causes)
         return Verdict(failure="hang", rank=rank, reason=hung)
     # What says most comes first; what a lost peer causes comes last.
     told = (

@@ -262,7 +262,10 @@ class Keeper:
             threading.Thread(name="hrgrid-upload", daemon=True, target=lambda: self._store_it(attempt, parcel))
         )
         limit = self._attempt_seconds + parcel.size / 1e6
-        attempt.thread.start()
+        try:
+            attempt.thread.start()
+        except RuntimeError as error:  # no memory for a thread now
+            return str(error)
         began = time.monotonic()
         while attempt.thread.is_alive():
             attempt.thread.join(0.05)

@@ -117,6 +117,10 @@ class Leases:
         """Give a lease back; one that has ended is left as it is."""
         self._end(key, lease, ended_by=owner, unless_fresh=False)
 
+    def end_silent(self, key: str, lease: int, by: str) -> bool:
+        """End a lease for `by` if its owner has given no sign of life; False if it is held, or has ended already."""
+        return self._end(key, lease, ended_by=by, unless_fresh=True)
+
     def _end(self, key: str, lease: int, *, ended_by: str, unless_fresh: bool) -> bool:
         """Mark a lease as ended; False if its owner has just given a sign of life, or somebody else has ended it."""
         for _ in range(_TRIES):

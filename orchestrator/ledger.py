@@ -162,6 +162,15 @@ class Ledger:
                 return
         raise LeaseLostError(f"others write the result of trial {key} at the same time; this launch writes none")
 
+    def amend_result(self, key: str, known: Mapping[str, Json], changes: Mapping[str, Json]) -> bool:
+        """Change entries of a result that is still the known one; False, and nothing written, if it is another."""
+        path = f"trials/{key}/result.json"
+        before = self.storage.find_stored(path)
+        if before is None or self.storage.parsed(path, before.content) != known:
+            return False
+        content = (json.dumps({**known, **changes}, indent=1) + "\n").encode()
+        return content == before.content or self.storage.replace(path, content, before.version)
+
     def write_picture(self, key: str, name: str, content: bytes) -> None:
         """Keep a picture of the evaluation, PNG or JPEG, for reports."""
         self.storage.write_bytes(f"trials/{key}/pictures/{name}", content)
@@ -263,12 +272,21 @@ class Ledger:
     def _state(self, progress: Mapping[str, Json] | None, result: Mapping[str, Json] | None) -> State:
         if result is not None and result["state"] == "finished":
             return "finished"
-        updated = -1.0 if progress is None else float(progress["updated"])
-        ended = -1.0 if result is None else float(result["ended"])
-        if progress is not None and updated > ended:
+        if progress is not None and _is_newer(progress, result):
             # A sign of life from the future is of a clock that is wrong; then the lease tells, when it is asked for.
-            return "running" if abs(self.clock() - updated) < FRESH_SECONDS else "interrupted"
+            age = abs(self.clock() - float(progress["updated"]))
+            return "running" if age < FRESH_SECONDS else "interrupted"
         if result is None:
             return "new"
         state: State = result["state"]
         return state
+
+
+def _is_newer(progress: Mapping[str, Json], result: Mapping[str, Json] | None) -> bool:
+    """Tell whether a trial went on after a result: by their leases, since two machines have two clocks."""
+    if result is None:
+        return True
+    begun, closed = progress.get("lease"), result.get("lease")
+    if begun is not None and closed is not None:
+        return bool(begun > closed)  # a result is the last thing that is written under a lease
+    return float(progress["updated"]) > float(result["ended"])

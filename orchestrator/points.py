@@ -155,7 +155,7 @@ def take_over(folder: Path, run_id: str) -> Iterator[list[Point]]:
     """
     for path in left_behind(folder, run_id):
         try:
-            with path.open(encoding="utf-8") as stream:
+            with path.open(encoding="utf-8", errors="replace") as stream:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 yield parse(stream.read(), str(path))
                 path.unlink(missing_ok=True)

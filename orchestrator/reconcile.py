@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from orchestrator.errors import OrchestratorError
+from orchestrator.errors import LeaseLostError, OrchestratorError
 from orchestrator.ledger import Ledger, State
-from orchestrator.owners import is_alive
+from orchestrator.owners import is_alive, process_identity
 from orchestrator.points import left_behind, spool_folder
 from orchestrator.settings import Settings
 from orchestrator.storage import Storage
@@ -149,11 +149,13 @@ class _Work:
 
         ending = Ending.of(trial.result)
 
+        if self._is_held(trial.key):
+            return  # its launch is just telling it, or has begun it again
+
         def do() -> None:
             close_run(self.tracker, str(trial.run_id), trial.key, ending, self._ledger.storage)
             # A trial that failed may have begun again meanwhile; then its new result will say whether it was told.
-            if self._ledger.result(trial.key) == trial.result:
-                self._ledger.write_result(trial.key, {**trial.result, "tracked": True, "untracked": None})
+            self._ledger.amend_result(trial.key, trial.result, {"tracked": True, "untracked": None})
 
         self._repair(trial, f"it is {trial.state}, which its run was not told", f"the run is {ending.status} now", do)
 
@@ -167,11 +169,20 @@ class _Work:
         reason = f"no sign of life since step {trial.progress.get('step', 0)}; a launch goes on from its checkpoint"
 
         def do() -> None:
+            # Ended first: the note in the progress would else look like a sign of life of the lease.
+            if lease is not None and not lease.released:
+                self._ledger.leases.end_silent(trial.key, lease.number, process_identity())
             deliver(self.tracker, str(trial.run_id), trial.key, self._ledger.storage)
+            if self._is_held(trial.key):
+                raise LeaseLostError("another launch has gone on with it meanwhile")
             self._end(str(trial.run_id), reason)
             self._ledger.write_progress(trial.key, {**trial.progress, "tracked": "KILLED"})
 
         self._repair(trial, "it was interrupted", "its run is KILLED until a launch resumes it", do)
+
+    def _is_held(self, key: str) -> bool:
+        lease = self._ledger.leases.last(key)
+        return lease is not None and lease.held and is_alive(lease.owner)
 
     def deliver(self, trial: _Known) -> None:
         """Bring points that a killed worker left on this host to the run of a trial that has ended."""

@@ -108,7 +108,7 @@ def _free(ledger: Ledger, key: str) -> bool:
     # It may also have been killed before its first progress, or between the last one and the release.
     ledger.release(key, process_identity(), lease.number)
     progress, ran = ledger.progress(key), ledger.state(key) == "running"
-    if progress is not None and ran:
+    if progress is not None and ran and progress.get("lease", lease.number) == lease.number:
         ledger.write_progress(key, {**progress, "updated": 0.0})
     return ran or not lease.released
 
@@ -123,7 +123,8 @@ class _Watch:
 
     def __init__(self, ledger: Ledger, plan: Plan, options: RunOptions) -> None:
         self.ledger, self._plan, self._options = ledger, plan, options
-        self._began = ledger.clock()
+        keys = [trial.key for trial in plan.to_run]
+        self._earlier = dict(zip(keys, ledger.each(ledger.result, keys), strict=True))
         self._ended: dict[str, TrialProgress] = {}
         self._seen = [TrialProgress(key=t.key, cell=t.spec.cell.name, state="waiting") for t in plan.trials]
         self.results: dict[str, Mapping[str, Json]] = {}
@@ -158,7 +159,8 @@ class _Watch:
     def result(self, key: str) -> Mapping[str, Json] | None:
         """The result that this launch wrote, or None."""
         result = self.ledger.result(key)
-        mine = result is not None and result.get("owner") == self._options.owner and result["ended"] >= self._began
+        # Not told by clocks: the driver that wrote it may be on a machine with another one.
+        mine = result is not None and result.get("owner") == self._options.owner and result != self._earlier.get(key)
         return result if mine else None
 
     def finished(self, key: str) -> bool:

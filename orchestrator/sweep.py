@@ -27,7 +27,8 @@ def sweep(ledger: Ledger, keys: Iterable[str]) -> list[str]:
     swept = [f"{folder} deleted: its process is gone" for folder in sweep_scratch()]
     for key in dict.fromkeys(keys):
         try:
-            if ledger.state(key) != "running":
+            lease = ledger.leases.last(key)
+            if ledger.state(key) != "running" and not (lease is not None and lease.held):
                 swept += sweep_trial(ledger, key)
         except StorageError as error:
             _log.info("trial %s is not swept: %s", key, error)

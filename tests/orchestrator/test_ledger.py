@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
@@ -234,3 +235,16 @@ def test_launches_that_add_at_the_same_moment_lose_nothing(ledger: Ledger) -> No
 def test_a_clock_ahead_does_not_keep_a_dead_trial_running(ledger: Ledger, clock: Clock) -> None:
     ledger.write_progress("k", {"step": 1, "updated": clock.now + 3600})
     assert ledger.state("k") == "interrupted"
+
+
+def test_what_came_last_is_told_by_leases_not_by_clocks(tmp_path: Path) -> None:
+    driver = Ledger(Storage(str(tmp_path)))
+    ahead = Ledger(driver.storage, clock=lambda: time.time() + 20.0)
+    behind = Ledger(driver.storage, clock=lambda: time.time() - 20.0)
+    first = driver.claim("k", "launch")
+    ahead.write_progress("k", {"step": 1}, lease=first)
+    driver.write_result("k", {"state": "failed"}, lease=first)
+    assert driver.state("k") == "failed"
+    second = driver.claim("k", "launch")
+    behind.write_progress("k", {"step": 1}, lease=second)
+    assert driver.state("k") == "running"

@@ -60,3 +60,14 @@ def test_what_a_killed_launch_held_is_free_at_once_whatever_it_had_written(tmp_p
     assert free_dead_trials(settings, keys) == ["claimed", "running"]
     assert [ledger.claim(key, "next") for key in keys] == [2, 2, None, None, 1]
     assert free_dead_trials(settings, keys) == []
+
+
+def test_a_trial_whose_second_launch_was_killed_is_interrupted_though_the_first_one_failed(tmp_path: Path) -> None:
+    host, _, created, place = process_identity().split(":")
+    ledger = Ledger(Storage(str(tmp_path)))
+    ledger.write_result("k", {"state": "failed"}, lease=ledger.claim("k", "first"))
+    ledger.release("k", "first", 1)
+    dead = f"{host}:999999999:{created}:{place}"
+    ledger.write_progress("k", {"step": 3, "owner": dead}, lease=ledger.claim("k", dead))
+    assert free_dead_trials(make_settings(storage=str(tmp_path), environment={}), ["k"]) == ["k"]
+    assert ledger.state("k") == "interrupted"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -116,6 +118,7 @@ def test_a_grid_that_is_done_and_told_costs_no_import_of_mlflow(place: Place) ->
     place.ledger.write_result("old", {"state": "finished", "metrics": {}, "run_id": "written-before-this-was-known"})
     program = f"""
 import sys
+import time
 from orchestrator.reconcile import reconcile
 from orchestrator.settings import Settings
 assert reconcile({place.settings!r}) == []
@@ -236,3 +239,25 @@ def test_a_trial_waits_for_the_store_and_fails_with_one_sentence(tmp_path: Path)
 def _planned() -> PlannedTrial:
     trials = expand(FakeWorkload(), FakeWorkload().cells()[:1], [], data="data")
     return make_plan(trials, {}, ClusterShape(slots=2, cpus=2), workers=["1"], cpus_per_worker=1).trials[0]
+
+
+def test_a_trial_of_a_lost_machine_can_be_claimed_after_its_run_was_ended(place: Place, tmp_path: Path) -> None:
+    run_id = place.add("k")
+    assert place.ledger.claim("k", "elsewhere:1:1") == 1
+    place.progress("k", run_id)
+    for file in (tmp_path / "results/trials/k/leases/000001.json", tmp_path / "results/trials/k/progress.json"):
+        os.utime(file, (time.time() - 90.0, time.time() - 90.0))
+    (repair,) = reconcile(place.settings)
+    assert (repair.failed, place.status(run_id)) == (False, "KILLED")
+    assert place.ledger.claim("k", "here:1:1") == 2
+
+
+def test_the_run_of_a_trial_that_just_begins_again_is_not_told_its_earlier_end(place: Place) -> None:
+    run_id = place.add("k")
+    place.ledger.write_result("k", _result(run_id, state="failed", ending={**ENDING.document(), "status": "FAILED"}))
+    assert place.ledger.claim("k", "elsewhere:1:1") == 1
+    assert reconcile(place.settings, thorough=True) == []
+    assert place.status(run_id) == "RUNNING"
+    place.ledger.release("k", "elsewhere:1:1", 1)
+    assert len(reconcile(place.settings)) == 1
+    assert place.status(run_id) == "FAILED"
