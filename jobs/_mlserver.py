@@ -16,7 +16,10 @@ from jobs._family import descendants, end
 from jobs._relay import HOST, free_port
 from orchestrator.errors import TrackingError
 
-__all__ = ["Server"]
+__all__ = ["QUIET", "Server"]
+
+QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+"""Environment of a server that tells nobody of itself and starts no process for jobs that nobody gives it."""
 
 _START_SECONDS = 180.0
 
@@ -53,14 +56,9 @@ class Server:
             "--artifacts-destination", f"{self.folder}/artifacts", "--host", HOST, "--port", str(self.port),
             "--workers", "1",
         ]  # fmt: skip
-        quiet = {
-            "MLFLOW_DISABLE_TELEMETRY": "true",
-            "DO_NOT_TRACK": "true",
-            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        }
         with (self.folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
-                command, env={**os.environ, **quiet}, stdout=log, stderr=log, start_new_session=True
+                command, env={**os.environ, **QUIET}, stdout=log, stderr=log, start_new_session=True
             )
 
     def wait(self) -> None:

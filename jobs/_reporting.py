@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
 
 from hrnet.fields import public
-from jobs._show import number, plural, print_table
+from jobs._show import number, plural, print_table, reason_of
 from jobs._wiring import HrnetWorkload
 from jobs.ui import DEFAULT_PORT, HOST
 from orchestrator import provenance
@@ -158,11 +158,12 @@ def print_leaderboard(report: Report) -> None:
         print(
             f"not comparable: {plural(len(notes) - NOTES, 'more reason')}, each with its cells, in the written report"
         )
-    for trial in (trial for row in report.rows for trial in row.trials):
-        if trial.error:
-            print(f"{trial.name} failed: {trial.error.strip().splitlines()[0]}")
-        if trial.warning:
-            print(f"{trial.name} is far below its reference: {trial.warning}")
+    for row in report.rows:
+        for trial in row.trials:
+            if trial.error:
+                print(f"{trial.name} failed: {reason_of(trial.error, row.cell)}")
+            if trial.warning:
+                print(f"{trial.name} is far below its reference: {trial.warning}")
 
 
 def _leaderboard_line(row: Row, *, several: bool) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["ask", "console", "duration", "number", "plural", "print_table"]
+__all__ = ["ask", "console", "duration", "number", "plural", "print_table", "reason_of"]
 
 _PIPE_WIDTH = 10_000
 """Columns when the output is no terminal: a file or another program reads it, and nothing may be cut."""
@@ -83,6 +83,11 @@ def number(value: float | None, digits: int = 2) -> str:
 def plural(count: int, noun: str) -> str:
     """`1 cell`, `2 cells`."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def reason_of(error: str, cell: str) -> str:
+    """The first line of a trial's error, without the name of its cell that it begins with."""
+    return error.strip().splitlines()[0].removeprefix(f"{cell}: ")
 
 
 def ask(question: str) -> bool:

@@ -1,8 +1,7 @@
-"""Where the science and the platform meet: HRNet as the platform's workload, and settings from the command line."""
+"""Where the science and the platform meet: HRNet as the platform's workload."""
 
 from __future__ import annotations
 
-import argparse
 import functools
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,20 +11,9 @@ from typing import ClassVar
 from hrnet import workload as science
 from hrnet.catalogue import FREE_FIELDS, Recipe
 from hrnet.events import Event
-from orchestrator.settings import Settings, absolute_uri, make_settings
 from orchestrator.workload import Cell, Estimate, Facts, Problem, Spec
 
-__all__ = ["HrnetWorkload", "settings", "workload"]
-
-
-def workload(data: str | None = None) -> HrnetWorkload:
-    """HRNet as the platform sees it; custom data sets at `data` add their cells."""
-    return HrnetWorkload(data=None if data is None else absolute_uri(data))
-
-
-def settings(args: argparse.Namespace) -> Settings:
-    """Storage, tracking and benchmark from a command's options and the environment; UsageError if they cannot be."""
-    return make_settings(storage=args.storage, tracking=args.tracking, benchmark=args.name)
+__all__ = ["HrnetWorkload"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

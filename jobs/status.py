@@ -11,7 +11,7 @@ from typing import Any
 
 from jobs._command import main_of
 from jobs._options import add_json, add_name, add_storage, settings
-from jobs._show import duration, number, plural, print_table
+from jobs._show import duration, number, plural, print_table, reason_of
 from orchestrator.errors import UsageError
 from orchestrator.grid import near_miss
 from orchestrator.ledger import Entry, Ledger, TrialRecord
@@ -93,22 +93,25 @@ def _print(name: str, cells: Sequence[dict[str, Any]]) -> None:
         step = "-" if cell["step"] is None else f"{cell['step']}/{cell['total']}"
         metrics = cell["metrics"]
         scores = [number(metrics.get(key)) for key in ("val/mIoU", "val/mIoU_ms_flip")]
-        label = cell["cell"] + (f" seed {cell['seed']}" if cell["seed"] else "")
-        label += "".join(f" {name}={value}" for name, value in cell["sample"].items())
         loss = number(metrics.get("train/loss"), 4)
         # "training" needs no word; what a gang waits for does.
         state = cell["state"] if cell["phase"] in (None, "training") else cell["phase"]
-        rows.append((label, state, step, loss, *scores, duration(cell["age_seconds"]), cell["key"]))
+        rows.append((_label(cell), state, step, loss, *scores, duration(cell["age_seconds"]), cell["key"]))
     columns = ("cell", "state", "step", "loss", "mIoU", "ms+flip", "last sign", "key")
     print_table(columns, rows, right={"step", "loss", "mIoU", "ms+flip", "last sign"})
     for cell in cells:
         if cell["error"]:
-            print(f"{cell['cell']} failed: {str(cell['error']).strip().splitlines()[0]}")
+            print(f"{_label(cell)} failed: {reason_of(cell['error'], cell['cell'])}")
         if cell["advice"]:
-            print(f"{' ' * 2 if cell['error'] else cell['cell'] + ' '}{cell['failure']}: {cell['advice']}")
+            print(f"{' ' * 2 if cell['error'] else _label(cell) + ' '}{cell['failure']}: {cell['advice']}")
         if cell["warning"]:
-            print(f"{cell['cell']} is far below its reference: {cell['warning']}")
+            print(f"{_label(cell)} is far below its reference: {cell['warning']}")
     print()
+
+
+def _label(cell: dict[str, Any]) -> str:
+    drawn = "".join(f" {name}={value}" for name, value in cell["sample"].items())
+    return cell["cell"] + (f" seed {cell['seed']}" if cell["seed"] else "") + drawn
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from types import FrameType
 from typing import IO, NoReturn
 
 from jobs._command import main_of
+from jobs._mlserver import QUIET
 from jobs._options import add_name, add_storage, positive, settings
 from orchestrator.errors import TrackingError, UsageError
 
@@ -60,14 +61,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _start(tracking: str, port: int, output: IO[str]) -> subprocess.Popen[str]:
-    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", tracking, "--workers", "1"]
     # A session of its own: Ctrl-C reaches this process alone, which then ends the whole group in order.
     server = subprocess.Popen(
         [*command, "--host", HOST, "--port", str(port)],
         stdout=output,
         stderr=subprocess.STDOUT,
-        env={**os.environ, **quiet},
+        env={**os.environ, **QUIET},
         start_new_session=True,
         text=True,
     )

@@ -18,7 +18,7 @@ from hrnet.pretrained import canonical, pinned
 from hrnet.training.loop import train
 from hrnet.training.state import recipe_hash
 from hrnet.weights import save_weights
-from jobs._wiring import workload
+from jobs._wiring import HrnetWorkload
 from orchestrator.identity import trial_key
 from orchestrator.workload import Spec
 
@@ -27,7 +27,7 @@ PUBLISHED = recipe(NAME)
 
 
 def resolved(**overrides: str) -> Spec:
-    work = workload()
+    work = HrnetWorkload()
     (cell,) = [cell for cell in work.cells() if cell.name == NAME]
     return work.resolve(cell, overrides, seed=0, data=None)
 
@@ -138,7 +138,7 @@ def test_training_says_what_it_loaded_and_holds_it_to_its_hash(
     tiny_recipe: Recipe, tiny_data: Path, weights: Path, logged: pytest.LogCaptureFixture
 ) -> None:
     """A segmentor's file of another number of classes gives its backbone alone."""
-    assert "hrnet" in workload().packages, "a trial's log takes these records"
+    assert "hrnet" in HrnetWorkload().packages, "a trial's log takes these records"
     start = pinned(replace(tiny_recipe, pretrained=str(weights), max_iters=1, val_limit=1))
     next(iter(train(start, open_dataset(tiny_data))))
     (said,) = [record.getMessage() for record in logged.records if record.name == "hrnet.training.loop"]

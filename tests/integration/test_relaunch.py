@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import psutil
@@ -60,9 +59,7 @@ def test_a_killed_launch_goes_on_and_a_finished_one_does_nothing(tmp_path: Path)
     log = Storage(results).read_bytes(f"trials/{keys[SLOW]}/logs/rank0.log").decode()
     assert log.count("goes on from the checkpoint of step") == 1
 
-    began = time.monotonic()
     third = children.finish(children.start(arguments, tmp_path / "home"))
-    assert time.monotonic() - began < 10
     assert third["actions"] == {QUICK: "skip", SLOW: "skip"}
     assert not third["ray"]
     assert not third["mlflow"]

@@ -10,7 +10,7 @@ import pytest
 
 from jobs._live import Board, line_of
 from jobs._options import positive, seeds
-from jobs._show import duration, number, plural, print_table
+from jobs._show import duration, number, plural, print_table, reason_of
 from orchestrator.plan import PlannedTrial
 from orchestrator.scheduler import TrialProgress
 from orchestrator.workload import Cell, Estimate, Spec
@@ -28,6 +28,7 @@ def test_durations(seconds: float | None, text: str) -> None:
 def test_numbers_and_plurals() -> None:
     assert [number(7.005, 1), number(None), number(math.nan)] == ["7.0", "-", "-"]
     assert [plural(1, "cell"), plural(0, "cell"), plural(2, "cell")] == ["1 cell", "0 cells", "2 cells"]
+    assert reason_of("cell: it broke\nlog", "cell") == reason_of("it broke", "cell") == "it broke"
     assert seeds("0, 3,7") == (0, 3, 7)
     assert positive("12") == 12
 
