@@ -110,8 +110,8 @@ def _print(name: str, cells: Sequence[dict[str, Any]]) -> None:
 
 
 def _label(cell: dict[str, Any]) -> str:
-    drawn = "".join(f" {name}={value}" for name, value in cell["sample"].items())
-    return cell["cell"] + (f" seed {cell['seed']}" if cell["seed"] else "") + drawn
+    seed = f" seed {cell['seed']}" if cell["seed"] else ""
+    return f"{cell['cell']}{seed}" + "".join(f" {name}={value}" for name, value in cell["sample"].items())
 
 
 if __name__ == "__main__":
