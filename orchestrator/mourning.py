@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import pickle
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Final
 
 from orchestrator.deaths import DeathBook
 from orchestrator.errors import StorageError
+from orchestrator.failures import first_line
 from orchestrator.ledger import Ledger
 from orchestrator.storage import Storage
 
@@ -19,13 +22,16 @@ UNBEGUN: Final = 5
 _log = logging.getLogger(__name__)
 
 
-def mourner(keys: Sequence[str], storage: str, owner: str, max_failures: int) -> Any:
+def mourner(trials: Sequence[tuple[str, str]], storage: str, owner: str, max_failures: int) -> Any:
     """Return the callback that ends a trial of Tune whose drivers cannot end it themselves.
 
     Tune restarts drivers for ever, as a training of weeks may lose several, and each counts the deaths of those before
-    it. One that dies before it comes to that is counted here. `keys`: of the trials by their index in Tune.
+    it. One that dies before it comes to that is counted here. `trials`: key and cell of each, by
+    its index in Tune.
     """
     from ray import tune
+
+    mourned = tuple(trials)
 
     class Mourner(tune.Callback):
         """Called in the launching process."""
@@ -34,7 +40,9 @@ def mourner(keys: Sequence[str], storage: str, owner: str, max_failures: int) ->
             self._unbegun: dict[str, int] = {}
 
         def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            if self._is_hopeless(keys[trial.config["index"]]):
+            key, cell = mourned[trial.config["index"]]
+            _log.warning("%s: the driver of its trial ended (%s); another one goes on", cell, _why(trial))
+            if self._is_hopeless(key):
                 trial.max_failures = 0  # its next death is its last
 
         def _is_hopeless(self, key: str) -> bool:
@@ -47,3 +55,12 @@ def mourner(keys: Sequence[str], storage: str, owner: str, max_failures: int) ->
             return self._unbegun[key] >= UNBEGUN
 
     return Mourner()
+
+
+def _why(trial: Any) -> str:
+    """What ended a driver, in one line: Ray's own traceback of forty is told to nobody."""
+    try:
+        error = pickle.loads(Path(trial.pickled_error_file).read_bytes())
+    except Exception:  # it is for people only
+        return "no reason given"
+    return first_line(getattr(error, "cause", None) or error)

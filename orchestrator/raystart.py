@@ -29,6 +29,7 @@ _QUIET: Final = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_RESULT_BUFFER_LENGTH": "0",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     # A worker's report waits for the next health check, and so does the answer to a death.

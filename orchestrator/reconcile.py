@@ -19,6 +19,7 @@ from orchestrator.owners import is_alive, process_identity
 from orchestrator.points import left_behind, spool_folder
 from orchestrator.settings import Settings
 from orchestrator.storage import Storage
+from orchestrator.takeover import free_dead_trials
 from orchestrator.workload import Json
 
 if TYPE_CHECKING:
@@ -134,8 +135,6 @@ class _Work:
 
     def free_dead(self, keys: Sequence[str]) -> list[_Known]:
         """Release the leases of killed launches of this host, which would else last for a minute; read all trials."""
-        from orchestrator.scheduler import free_dead_trials
-
         freed = set() if self._dry_run else set(free_dead_trials(self._settings, keys))
         found = self._ledger.each(self.look, list(dict.fromkeys(keys)))
         for trial in found:

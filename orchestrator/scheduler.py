@@ -20,7 +20,7 @@ from orchestrator.failures import classify
 from orchestrator.halving import asha, validations_told
 from orchestrator.ledger import Entry, Ledger
 from orchestrator.mourning import mourner
-from orchestrator.owners import is_alive, process_identity
+from orchestrator.owners import process_identity
 from orchestrator.patience import patiently
 from orchestrator.plan import Plan, PlannedTrial
 from orchestrator.raystart import SLOTS, connect
@@ -32,7 +32,7 @@ from orchestrator.tracking import Tracker
 from orchestrator.trainer import RunOptions, TrialOutcome, close_trial, run_trial
 from orchestrator.workload import Json, Workload
 
-__all__ = ["TrialProgress", "free_dead_trials", "run_plan"]
+__all__ = ["TrialProgress", "run_plan"]
 
 STOP_SECONDS: Final = 30.0
 """What Tune gets to stop all trials after Ctrl-C, before Ray itself is shut down."""
@@ -87,30 +87,6 @@ def run_plan(
         _run(workload, plan, settings, options, watch, on_update, tell)
     on_update(patiently("the launch", watch.read, say=_log.warning, seconds=options.storage_seconds))
     return [_outcome(trial, watch) for trial in plan.trials]
-
-
-def free_dead_trials(settings: Settings, keys: Sequence[str]) -> list[str]:
-    """Free the trials that a launch of this host left behind when it was killed; return their keys.
-
-    Call it before planning: without it they count as running until their last sign of life is a minute old.
-    """
-    ledger, names = Ledger(Storage(settings.storage)), list(dict.fromkeys(keys))
-    freed = ledger.each(lambda key: _free(ledger, key), names)
-    return [key for key, done in zip(names, freed, strict=True) if done]
-
-
-def _free(ledger: Ledger, key: str) -> bool:
-    if (ledger.result(key) or {}).get("state") == "finished":
-        return False
-    lease = ledger.leases.last(key)
-    if lease is None or is_alive(lease.owner):
-        return False
-    # It may also have been killed before its first progress, or between the last one and the release.
-    ledger.release(key, process_identity(), lease.number)
-    progress, ran = ledger.progress(key), ledger.state(key) == "running"
-    if progress is not None and ran and progress.get("lease", lease.number) == lease.number:
-        ledger.write_progress(key, {**progress, "updated": 0.0})
-    return ran or not lease.released
 
 
 def _entry(trial: PlannedTrial) -> Entry:
@@ -230,7 +206,7 @@ def _run(
         for trial, error, failure in tuning.errors():
             if watch.result(trial.key) is None:
                 progress, said = watch.progress(trial.key), f"{trial.spec.cell.name}: {error}"
-                _close(workload, trial, settings, options, progress, "failed", said, failure)
+                _close(workload, trial, settings, options, progress, "failed", said, failure, patience=None)
     except BaseException as error:
         interrupted = isinstance(error, KeyboardInterrupt)
         if interrupted:
@@ -359,7 +335,11 @@ def _tuner(
             stop=_stopper(stop),
             # A driver of weeks may die more than once: each driver counts those before it, see `run_trial`.
             failure_config=tune.FailureConfig(max_failures=-1),
-            callbacks=[mourner([t.key for t in trials], settings.storage, options.owner, options.max_failures)],
+            callbacks=[
+                mourner(
+                    [(t.key, t.spec.cell.name) for t in trials], settings.storage, options.owner, options.max_failures
+                )
+            ],
         ),
     )
 
@@ -394,7 +374,10 @@ def _close(
     state: Any,
     error: str | None,
     failure: str,
+    *,
+    patience: float | None = 0.0,
 ) -> None:
+    """Write the end of a trial whose driver cannot; a storage that is away is not waited for unless asked to be."""
     outcome = TrialOutcome(
         key=trial.key,
         cell=trial.spec.cell.name,
@@ -406,7 +389,11 @@ def _close(
         seconds=time.time() - float(progress.get("started") or time.time()),
     )
     try:
-        close_trial(workload, trial, settings, outcome, options, lease=progress.get("lease"))
+        ledger, lease = Ledger(Storage(settings.storage)), progress.get("lease")
+        if lease is None and ledger.state(trial.key) != "finished":
+            lease = ledger.claim(trial.key, options.owner)  # its drivers did not come so far
+        if lease is not None:  # else it is another launch's
+            close_trial(workload, trial, settings, outcome, options, lease=lease, patience=patience)
     except Exception as problem:
         _log.error("trial %s could not be closed: %s", trial.key, problem)
 

@@ -11,6 +11,7 @@ import os
 import shutil
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Final
@@ -20,6 +21,9 @@ __all__ = ["Scratch", "scratch_path", "sweep_scratch"]
 PREFIX: Final = "hrgrid-scratch-"
 YOUNG_SECONDS: Final = 60.0
 """A folder younger than this is left alone: its process may be about to lock it."""
+
+KEPT_SECONDS: Final[Mapping[str, float]] = {"log": 86400.0}
+"""Kind of a folder to the time that it is left for a person: a log that did not reach the storage."""
 
 
 class Scratch:
@@ -58,7 +62,8 @@ def sweep_scratch(*, older_than: float = YOUNG_SECONDS) -> list[Path]:
             found = folder.lstat()
         except OSError:
             continue
-        if found.st_uid != os.getuid() or time.time() - found.st_mtime < older_than:
+        kept = KEPT_SECONDS.get(folder.name.removeprefix(PREFIX).partition("-")[0], 0.0)
+        if found.st_uid != os.getuid() or time.time() - found.st_mtime < max(older_than, kept):
             continue
         lock = _locked(folder)
         if lock is not None:

@@ -11,7 +11,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from functools import partial
+from typing import Final, Literal, TypeVar
 
 from orchestrator.checkpoints import CheckpointStore
 from orchestrator.deaths import DeathBook
@@ -19,7 +20,7 @@ from orchestrator.errors import LeaseLostError, StorageError, TrackingError
 from orchestrator.failures import advise
 from orchestrator.ledger import Ledger
 from orchestrator.owners import process_identity
-from orchestrator.patience import PATIENCE
+from orchestrator.patience import PATIENCE, patiently
 from orchestrator.plan import PlannedTrial
 from orchestrator.runs import close_run, ending_of, wait_for_run
 from orchestrator.scratch import sweep_scratch
@@ -37,6 +38,7 @@ HEARTBEAT_SECONDS: Final = 15.0
 """Between two signs of life of a trial's driver; a lease without any for a minute may be taken over."""
 
 _log = logging.getLogger(__name__)
+_Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,15 +117,15 @@ def run_trial(
     options = dataclasses.replace(options, owner=options.owner or process_identity())
     cell, key, began = planned.spec.cell.name, planned.key, time.time()
     ledger = Ledger(Storage(settings.storage))
-    before = ledger.progress(key) or {}
-    lease = ledger.claim(key, options.owner)
-    if lease is None:
-        return TrialOutcome(key=key, cell=cell, state="skipped", error="another launch is training it")
-    if (ledger.result(key) or {}).get("state") == "finished":
-        # Since this launch was planned. Its result was there before its lease was given back.
-        ledger.release(key, options.owner, lease)
-        return TrialOutcome(key=key, cell=cell, state="skipped", error="another launch has finished it")
-    ledger.write_spec(key, planned.spec)
+
+    def patient(job: Callable[[], _Value]) -> _Value:
+        what = f"the driver of trial {key}"
+        return patiently(what, job, say=_log.warning, seconds=options.storage_seconds)
+
+    before = patient(lambda: ledger.progress(key)) or {}
+    lease = patient(lambda: _claimed(ledger, planned, options))
+    if isinstance(lease, TrialOutcome):
+        return lease
     failed = TrialOutcome(key=key, cell=cell, state="failed", run_id=before.get("run_id"))
     if before.get("owner") == options.owner:
         # A driver of this launch had begun already, and has died.
@@ -134,8 +136,9 @@ def run_trial(
             return close_trial(workload, planned, settings, failed, options, lease=lease)
     tracker = Tracker(settings.tracking, settings.benchmark, artifacts=settings.artifacts)
     try:
-        waiting = _waiting(ledger, planned, options, lease)
-        run_id, start_ms = wait_for_run(tracker, planned, settings, options.provenance, waiting)
+        with _renewing(ledger, key, options.owner, lease):
+            waiting = _waiting(ledger, planned, options, lease)
+            run_id, start_ms = wait_for_run(tracker, planned, settings, options.provenance, waiting)
     except LeaseLostError:
         return TrialOutcome(key=key, cell=cell, state="skipped", error="another launch has taken it over")
     except TrackingError as problem:
@@ -159,7 +162,9 @@ def run_trial(
         hang_seconds=options.hang_seconds,
         start_seconds=options.start_seconds,
     )
-    with _heartbeat(ledger, assignment) as lost:
+    start = _start(assignment)
+    patient(lambda: ledger.write_progress(key, start, lease=assignment.lease))
+    with _renewing(ledger, key, options.owner, lease, partial(_freshen, ledger, assignment, start)) as lost:
         # Ray Train and torch take seconds to import, which planning and skipping must not pay.
         from orchestrator.gang import run_gang
 
@@ -170,7 +175,7 @@ def run_trial(
             max_failures=options.max_failures,
             infeasible_seconds=options.infeasible_seconds,
         )
-    if lost.is_set() or not ledger.holds(key, lease):
+    if lost.is_set() or not patient(lambda: ledger.holds(key, assignment.lease)):
         # Run, result and lease are the other's now.
         return TrialOutcome(key=key, cell=cell, state="skipped", error="another launch has taken it over")
     outcome = TrialOutcome(
@@ -179,11 +184,32 @@ def run_trial(
         state=end.state,
         metrics=end.metrics,
         run_id=run_id,
-        error=ledger.stop_reason(key, lease) if end.state == "stopped" else end.error,
+        error=patient(lambda: ledger.stop_reason(key, assignment.lease)) if end.state == "stopped" else end.error,
         failure=end.failure,
         seconds=time.time() - began,
     )
     return close_trial(workload, planned, settings, outcome, options, lease=lease, tracker=tracker)
+
+
+def _claimed(ledger: Ledger, planned: PlannedTrial, options: RunOptions) -> int | TrialOutcome:
+    """Take a trial's lease; returns its number, or the outcome when there is nothing to train; raises StorageError."""
+    cell, key = planned.spec.cell.name, planned.key
+    last = ledger.leases.last(key)
+    lease = ledger.claim(key, options.owner)
+    if lease is None:
+        return TrialOutcome(key=key, cell=cell, state="skipped", error="another launch is training it")
+    result = ledger.result(key) or {}
+    if result.get("state") == "finished":
+        # Since this launch was planned. Its result was there before its lease was given back.
+        ledger.release(key, options.owner, lease)
+        return TrialOutcome(key=key, cell=cell, state="skipped", error="another launch has finished it")
+    mine = last is not None and last.owner == options.owner and not last.released
+    if mine and last is not None and result.get("lease") == last.number:
+        # An earlier driver of this launch has written how the trial ended, and died before it gave the lease back.
+        ledger.release(key, options.owner, lease)
+        return TrialOutcome(key=key, cell=cell, state=result["state"], metrics=result.get("metrics") or {})
+    ledger.write_spec(key, planned.spec)
+    return lease
 
 
 def close_trial(
@@ -193,16 +219,23 @@ def close_trial(
     outcome: TrialOutcome,
     options: RunOptions,
     *,
-    lease: int | None,
+    lease: int,
     tracker: Tracker | None = None,
+    patience: float | None = None,
 ) -> TrialOutcome:
     """Write how a trial ended: tracking run (status, published numbers, all logs), ledger result, lease given back.
 
     Returns the outcome with the advice that belongs to its failure. The ledger is written even when the tracking store
-    is away; the result then says so under `untracked`.
+    is away; the result then says so under `untracked`. A storage that is away is waited for, `patience` seconds (None:
+    as long as a training); the lease is kept meanwhile.
     """
     storage = Storage(settings.storage)
     ledger = Ledger(storage)
+    seconds = options.storage_seconds if patience is None else patience
+
+    def patient(job: Callable[[], _Value]) -> _Value:
+        return patiently(f"the end of trial {planned.key}", job, say=_log.warning, seconds=seconds)
+
     if outcome.failure is not None:
         advice = advise(outcome.failure, _checkpoint_step(storage, planned.key))
         outcome = dataclasses.replace(outcome, advice=advice)
@@ -224,23 +257,23 @@ def close_trial(
         "tracked": outcome.run_id is None,
         "untracked": None,
     }
-    if outcome.run_id is not None and outcome.state in ("finished", "failed", "stopped"):
-        ending = ending_of(workload, planned, outcome.state, outcome.metrics, outcome.error)
-        tags = {"hrgrid.failure": outcome.failure or "", "hrgrid.advice": outcome.advice or ""}
-        ending = dataclasses.replace(ending, tags={**ending.tags, **tags})
-        result["ending"] = ending.document()
-        # First: whoever is killed before the run was told leaves behind that it was not.
-        ledger.write_result(planned.key, result, lease=lease)
-        tracker = tracker or Tracker(settings.tracking, settings.benchmark, artifacts=settings.artifacts)
-        try:
-            close_run(tracker, outcome.run_id, planned.key, ending, storage)
-            result["tracked"] = True
-        except Exception as error:
-            result["untracked"] = f"{type(error).__name__}: {error}"
-    ledger.write_result(planned.key, result, lease=lease)
-    if lease is not None:
+    with _renewing(ledger, planned.key, options.owner, lease):
+        if outcome.run_id is not None and outcome.state in ("finished", "failed", "stopped"):
+            ending = ending_of(workload, planned, outcome.state, outcome.metrics, outcome.error)
+            tags = {"hrgrid.failure": outcome.failure or "", "hrgrid.advice": outcome.advice or ""}
+            ending = dataclasses.replace(ending, tags={**ending.tags, **tags})
+            result["ending"] = ending.document()
+            # First: whoever is killed before the run was told leaves behind that it was not.
+            patient(lambda: ledger.write_result(planned.key, result, lease=lease))
+            tracker = tracker or Tracker(settings.tracking, settings.benchmark, artifacts=settings.artifacts)
+            try:
+                close_run(tracker, outcome.run_id, planned.key, ending, storage)
+                result["tracked"] = True
+            except Exception as error:
+                result["untracked"] = f"{type(error).__name__}: {error}"
+        patient(lambda: ledger.write_result(planned.key, result, lease=lease))
         _sweep(ledger, planned.key)
-        ledger.release(planned.key, options.owner, lease)
+    patient(lambda: ledger.release(planned.key, options.owner, lease))
     return outcome
 
 
@@ -277,36 +310,46 @@ def _waiting(ledger: Ledger, planned: PlannedTrial, options: RunOptions, lease: 
     return wait
 
 
-@contextmanager
-def _heartbeat(ledger: Ledger, assignment: Assignment) -> Iterator[threading.Event]:
-    """Keep the lease, and the progress fresh while no worker writes it (before the start, between two attempts).
-
-    Yields an event that is set when the lease is lost; rank 0 sees that itself and ends the gang.
-    """
-    ended, lost = threading.Event(), threading.Event()
-    waiting = f"waiting for {assignment.workers} worker" + "s" * (assignment.workers > 1)
-    start = {
+def _start(assignment: Assignment) -> dict[str, Json]:
+    """The progress of a gang that has not begun."""
+    return {
         "state": "running", "phase": "starting", "step": 0, "total": 0, "metrics": {},
         "cell": assignment.spec.cell.name, "run_id": assignment.run_id, "workers": assignment.workers,
         "host": socket.gethostname(), "pid": os.getpid(), "owner": assignment.owner, "lease": assignment.lease,
     }  # fmt: skip
-    ledger.write_progress(assignment.key, start, lease=assignment.lease)
+
+
+def _freshen(ledger: Ledger, assignment: Assignment, start: Mapping[str, Json]) -> None:
+    """Keep the progress fresh while no worker writes it: before the start, between two attempts."""
+    progress: Mapping[str, Json] = ledger.progress(assignment.key) or start
+    if ledger.clock() - float(progress.get("updated", 0.0)) > 2 * HEARTBEAT_SECONDS:
+        waiting = f"waiting for {assignment.workers} worker" + "s" * (assignment.workers > 1)
+        refreshed = {**progress, "phase": waiting, "updated": ledger.clock()}
+        ledger.write_progress(assignment.key, refreshed, lease=assignment.lease)
+
+
+@contextmanager
+def _renewing(
+    ledger: Ledger, key: str, owner: str, lease: int, also: Callable[[], object] = lambda: None
+) -> Iterator[threading.Event]:
+    """Keep a lease from a thread, and do what is to be done `also` as often.
+
+    Yields an event that is set when the lease is lost; rank 0 of a gang sees that itself and ends the gang.
+    """
+    ended, lost = threading.Event(), threading.Event()
 
     def beat() -> None:
         while not ended.wait(HEARTBEAT_SECONDS):
             try:
-                if not ledger.renew(assignment.key, assignment.owner, assignment.lease):
+                if not ledger.renew(key, owner, lease):
                     lost.set()
                     return
-                progress: Mapping[str, Json] = ledger.progress(assignment.key) or start
-                if ledger.clock() - float(progress.get("updated", 0.0)) > 2 * HEARTBEAT_SECONDS:
-                    refreshed = {**progress, "phase": waiting, "updated": ledger.clock()}
-                    ledger.write_progress(assignment.key, refreshed, lease=assignment.lease)
+                also()
             except LeaseLostError:
                 lost.set()
                 return
             except Exception as error:  # without this thread the trial would count as dead
-                _log.warning("trial %s: no sign of life: %s: %s", assignment.key, type(error).__name__, error)
+                _log.warning("trial %s: no sign of life: %s: %s", key, type(error).__name__, error)
 
     thread = threading.Thread(target=beat, name="hrgrid-heartbeat", daemon=True)
     thread.start()

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Final
 
 from orchestrator.errors import StorageError
 from orchestrator.patience import patiently
+from orchestrator.scratch import Scratch
 from orchestrator.storage import Storage
 from orchestrator.workload import Event, Json
 
@@ -37,7 +35,8 @@ class TrialLog(logging.Handler):
         self._packages = tuple(packages)
         for package in packages:
             logging.getLogger(package).setLevel(logging.INFO)
-        self.folder = Path(tempfile.mkdtemp(prefix="hrgrid-log-"))
+        self._scratch = Scratch("log")
+        self.folder = self._scratch.path
         self._storage = storage.child(f"trials/{key}/logs")
         self.names = (f"rank{rank}.jsonl", f"rank{rank}.log")
         self._guard = threading.Lock()
@@ -88,7 +87,7 @@ class TrialLog(logging.Handler):
 
     def retire(self, reason: str) -> None:
         """Leave the files in storage to another launch that writes them now; what was not shipped stays here."""
-        _log.warning("%s (its log stays in %s)", reason, self.folder)
+        _log.warning("%s (its log stays in %s for a day)", reason, self.folder)
         with self._guard:
             self._broken = True
 
@@ -97,7 +96,9 @@ class TrialLog(logging.Handler):
         logging.getLogger().removeHandler(self)
         self.ship()
         if self._shipped == self._lines:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            self._scratch.close()
+        else:
+            self._scratch.leave()
         super().close()
 
     def _write(self, document: Mapping[str, Json], text: str) -> None:

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
-import resource
-import shutil
 import socket
-import tempfile
-import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from orchestrator.background import Courier
 from orchestrator.checkpoints import Checkpoint, CheckpointStore
@@ -25,12 +21,13 @@ from orchestrator.keeper import Keeper
 from orchestrator.last_words import keep_evidence, tell_of_hang
 from orchestrator.ledger import Ledger
 from orchestrator.notice import notice_given
-from orchestrator.patience import PATIENCE
+from orchestrator.patience import PATIENCE, patiently
+from orchestrator.progress import ProgressWriter
 from orchestrator.resume import RayGang, same_checkpoint
 from orchestrator.runstore import probe
+from orchestrator.scratch import Scratch, sweep_scratch
 from orchestrator.settings import Settings
 from orchestrator.storage import Storage
-from orchestrator.telemetry import Gpus, device
 from orchestrator.triallog import TrialLog
 from orchestrator.undelivered import Undelivered
 from orchestrator.watchdog import Watchdog
@@ -38,9 +35,9 @@ from orchestrator.workload import Event, Json, Spec, Workload
 
 __all__ = ["Assignment", "train_on_worker"]
 
-REMOTE_SECONDS: Final = 5.0
-"""Seconds between two progress documents in a remote storage."""
-LOCAL_SECONDS: Final = 1.0
+_log = logging.getLogger(__name__)
+_Value = TypeVar("_Value")
+
 SHIP_SECONDS: Final = 60.0
 """Seconds between two uploads of the logs to the tracking store."""
 VALIDATIONS_KEPT: Final = 32
@@ -79,90 +76,6 @@ class Assignment:
     """The same before the first event, and between two of an evaluation."""
 
 
-class _Progress:
-    """Rank 0's thread that writes the progress document and ships the log; its beat says that the trial is alive."""
-
-    def __init__(self, ledger: Ledger, job: Assignment, beat: Callable[[], None]) -> None:
-        self._ledger, self._job, self._beat = ledger, job, beat
-        self._document: dict[str, Json] = {
-            "state": "running", "phase": "training", "step": 0, "total": 0, "metrics": {}, "cell": job.spec.cell.name,
-            "run_id": job.run_id, "workers": job.workers, "host": socket.gethostname(), "pid": os.getpid(),
-            "owner": job.owner, "lease": job.lease, "started": time.time(), "device": device(Gpus()),
-            "share": job.share,
-            "attempt": self._number(),
-        }  # fmt: skip
-        self.stop_asked = False
-        self._guard = threading.Lock()
-        self._end = threading.Event()
-        self._lost: LeaseLostError | None = None
-        self._interval = LOCAL_SECONDS if ledger.storage.is_local else REMOTE_SECONDS
-        self._thread = threading.Thread(target=self._work, name="hrgrid-progress", daemon=True)
-        self._thread.start()
-
-    def update(self, *, metrics: Mapping[str, float] | None = None, **fields: Json) -> None:
-        with self._guard:
-            self._document |= fields
-            if metrics:
-                self._document["metrics"] = {**self._document["metrics"], **metrics}
-
-    def gpu_load(self, percent: float | None) -> None:
-        """Keep the highest load that was sampled in training: it tells whether another trial may share the GPU."""
-        with self._guard:
-            if percent is not None and self._document["phase"] == "training":
-                self._document["gpu_percent"] = max(percent, self._document.get("gpu_percent", 0.0))
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        with self._guard:
-            return dict(self._document["metrics"])
-
-    def close(self) -> None:
-        self._end.set()
-        self._thread.join(30.0)
-        self._write()
-
-    def require_lease(self) -> None:
-        """Raise LeaseLostError once another launch, or a later attempt of this one, has taken the trial over."""
-        if self._lost is not None:
-            raise self._lost
-
-    def _number(self) -> int:
-        """This attempt's number under the lease: one more than that of the last who wrote a progress."""
-        last = self._ledger.progress(self._job.key) or {}
-        return 1 + (int(last.get("attempt", 0)) if last.get("lease") == self._job.lease else 0)
-
-    def _work(self) -> None:
-        self._write()
-        while not self._end.wait(self._interval):
-            try:
-                self._look()
-                self._write()
-                if self._lost is None:
-                    self._beat()
-            except Exception as error:  # whatever it is, the next turn may do better; without signs of life all ends
-                logging.getLogger(__name__).warning("progress: %s: %s", type(error).__name__, error)
-
-    def _look(self) -> None:
-        """See whether a stop is asked for, and whether a later attempt runs: this machine may have been cut off."""
-        key, lease = self._job.key, self._job.lease
-        self.stop_asked = self.stop_asked or self._ledger.stop_asked(key, lease)
-        newest = self._ledger.progress(key) or {}
-        if newest.get("lease") == lease and int(newest.get("attempt", 0)) > self._document["attempt"]:
-            self._lost = LeaseLostError(f"a later attempt trains trial {key}; this one stops and writes nothing more")
-
-    def _write(self) -> None:
-        if self._lost is not None:
-            return
-        with self._guard:
-            document = {**self._document, "memory_gb": _peak_memory_gb()}
-        try:
-            self._ledger.write_progress(self._job.key, document, lease=self._job.lease)
-        except LeaseLostError as error:
-            self._lost = error
-        except Exception as error:
-            logging.getLogger(__name__).warning("progress not written: %s", error)
-
-
 class _Desk:
     """What rank 0 does beside training. Other ranks have none."""
 
@@ -182,7 +95,7 @@ class _Desk:
         store = CheckpointStore(storage, job.key, guard=lambda: ledger.leases.require(job.key, job.lease))
         self.keeper = Keeper(store, info, patience=job.storage_seconds, keep_last=job.keep_checkpoints)
         self._next_ship = time.monotonic() + SHIP_SECONDS
-        self.progress = _Progress(ledger, job, self._beat)
+        self.progress = ProgressWriter(ledger, job, self._beat)
         self._validated: list[Json] = []
         self._companion = open_companion(
             storage, job.key, run=self.tracker, run_id=job.run_id, record=self.recorder.record, tell=self._tag
@@ -226,7 +139,8 @@ class _Desk:
         self.progress.update(phase="evaluated", metrics=_floats(metrics))
         store = CheckpointStore(Storage(self._job.settings.storage), self._job.key)
         # A checkpoint may have hundreds of megabytes: the one that was evaluated is here already, and often the best.
-        for name, checkpoint in (("last", last), ("best", last if last.best else store.best(folder / "best"))):
+        best = last if last.best else self._patiently(lambda: store.best(folder / "best"))
+        for name, checkpoint in (("last", last), ("best", best)):
             if checkpoint is not None:
                 later = partial(self.undelivered.want_checkpoint, name)
                 self._send(f"checkpoints/{name}", checkpoint.path, otherwise=later)
@@ -238,6 +152,10 @@ class _Desk:
         self._send_logs()
         self.courier.close()
         self.progress.close()
+
+    def _patiently(self, job: Callable[[], _Value]) -> _Value:
+        what = f"worker 0 of trial {self._job.key}"
+        return patiently(what, job, say=self._log.note, seconds=self._job.storage_seconds)
 
     def _tag(self, tags: Mapping[str, str]) -> None:
         if WARNING_TAG in tags:
@@ -281,7 +199,10 @@ def train_on_worker(workload: Workload, job: Assignment) -> dict[str, Json] | No
     rank = context.get_world_rank()
     packages = ("orchestrator", *getattr(workload, "packages", (type(workload).__module__.split(".")[0],)))
     log = TrialLog(Storage(job.settings.storage), job.key, rank, packages)
-    folder = Path(tempfile.mkdtemp(prefix="hrgrid-trial-"))
+    if context.get_local_rank() == 0:
+        sweep_scratch()  # what killed workers left on a node where no driver ever runs
+    scratch = Scratch("trial")
+    folder = scratch.path
     desk: _Desk | None = None
     stacks, trial = f"stacks-rank{rank}.txt", Storage(job.settings.storage).child(f"trials/{job.key}")
     watchdog = Watchdog(
@@ -313,7 +234,7 @@ def train_on_worker(workload: Workload, job: Assignment) -> dict[str, Json] | No
         for close in closers:
             close()
         log.close()
-        shutil.rmtree(folder, ignore_errors=True)
+        scratch.close()
 
 
 def _train_and_evaluate(
@@ -329,7 +250,7 @@ def _train_and_evaluate(
     step, wish = _train(workload, job, desk, log, resume, watchdog)
     watchdog.rest()
     if wish == "stop":
-        return None if desk is None else _stopped(job, desk, log, step)
+        return None if desk is None else _stopped(desk, log, step)
     if desk is not None:
         desk.keeper.finish()
     last = _same_checkpoint(job, folder / "final", log)
@@ -378,7 +299,7 @@ def _train(
         answer = "stop" if notice_given() else None if desk is None else desk.wish()
 
 
-def _stopped(job: Assignment, desk: _Desk, log: TrialLog, step: int) -> dict[str, Json]:
+def _stopped(desk: _Desk, log: TrialLog, step: int) -> dict[str, Json]:
     """Bring the checkpoint of a stop to storage, and tell who asked for it."""
     end = "stopped" if desk.progress.stop_asked else "preempted"
     why = "as was asked for" if end == "stopped" else "since its machine will be taken away"
@@ -402,11 +323,6 @@ def _evaluate(
         if desk is not None:
             desk.evaluation_event(event)
     return metrics
-
-
-def _peak_memory_gb() -> float:
-    """The most main memory that this process has used, in units of 1e9 bytes (Linux gives kibibytes)."""
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, 3)
 
 
 def _same_checkpoint(job: Assignment, folder: Path, log: TrialLog) -> Checkpoint | None:

@@ -12,9 +12,9 @@ import psutil
 
 from orchestrator.ledger import Ledger
 from orchestrator.owners import is_alive, process_identity
-from orchestrator.scheduler import free_dead_trials
 from orchestrator.settings import make_settings
 from orchestrator.storage import Storage
+from orchestrator.takeover import free_dead_trials
 
 
 def test_a_process_knows_itself_and_others_that_live() -> None:

@@ -19,9 +19,9 @@ from pathlib import Path
 
 from orchestrator.ledger import Entry, Ledger
 from orchestrator.report import collect
-from orchestrator.scheduler import free_dead_trials
 from orchestrator.settings import make_settings
 from orchestrator.storage import Storage
+from orchestrator.takeover import free_dead_trials
 from tests.integration.chaos.twice import s3
 from tests.orchestrator.fake import FakeWorkload
 

@@ -34,12 +34,13 @@ class Desk:
         from orchestrator.checkpoints import CheckpointStore
         from orchestrator.keeper import Keeper
         from orchestrator.ledger import Ledger
+        from orchestrator.progress import ProgressWriter
         from orchestrator.recorder import Recorder
         from orchestrator.settings import Settings
         from orchestrator.storage import Storage
         from orchestrator.tracking import Tracker
         from orchestrator.triallog import TrialLog
-        from orchestrator.worker import Assignment, _Progress
+        from orchestrator.worker import Assignment
         from orchestrator.workload import Cell, Spec
 
         storage = Storage(str(folder / "storage"))
@@ -57,7 +58,7 @@ class Desk:
         self.log = TrialLog(storage, key, 0, ("orchestrator",))
         self.recorder = Recorder(tracking, run_id, start_ms)
         self.keeper = Keeper(CheckpointStore(storage, key), {})
-        self.progress = _Progress(ledger, job, self.log.ship)
+        self.progress = ProgressWriter(ledger, job, self.log.ship)
         self.seconds: dict[str, list[float]] = {"progress": [], "checkpoint": []}
 
     def take(self, event: Any) -> None:
