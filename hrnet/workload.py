@@ -32,10 +32,11 @@ NUMERICS_VERSION = "1"
 
 tests/hrnet/test_trace.py holds a stored loss sequence and fails when such a change forgets to."""
 
-# Multiply-accumulates (1e9) of one 512x1024 image through the network with 19 classes, forward only, and gigabytes of
-# training memory of one 512x1024 image (REFERENCE.md sections 3.1 and 1: the published Mem at 2 images per GPU).
+# Multiply-accumulates (1e9) of one 512x1024 image through the network with 19 classes, forward only; and its training
+# memory in 1e9 bytes beside its logits: half the published Mem of Cityscapes (1.7, 2.9 and 6.2 GB of 2^30 bytes at 2
+# images per GPU) less 19 logits and their gradients per pixel.
 _GMACS = {"w18-small": 19.5, "w18": 37.3, "w48": 187.9}
-_GIGABYTES = {"w18-small": 0.85, "w18": 1.45, "w48": 3.1}
+_GIGABYTES = {"w18-small": 0.833, "w18": 1.477, "w48": 3.249}
 _BACKWARD = 3.0
 """A training step costs the forward pass once and the backward pass about twice."""
 

@@ -109,8 +109,7 @@ def _print_sharing(plan: Plan) -> None:
     alone = Counter(trial.alone for trial in plan.to_run if trial.alone)
     if sharers:
         share = sharers[0].share
-        who = "1 cell shares a GPU" if len(sharers) == 1 else f"{len(sharers)} cells share GPUs"
-        print(f"{who}, {share} on each (1/{share} above)")
+        print(f"{plural(len(sharers), 'cell')} share GPUs, {share} on each (1/{share} above)")
     for reason, number in alone.most_common(_REASONS):
         print(f"{plural(number, 'cell')} alone on {'its' if number == 1 else 'their'} GPUs: {reason}")
 

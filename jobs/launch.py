@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
         _check_places(made)
         if sys.stdin.isatty() and sys.stdout.isatty() and not args.yes and not ask("Start?"):
             print("nothing was started")
-            return 0
+            return FAILED
     outcomes = _carry_out_all(args, made)
     # The tracking server may have been away when a cell ended, and be back now.
     repaired(made.settings, [trial.key for trial in made.plan.to_run])

@@ -36,6 +36,9 @@ _THREADS: Final = 16
 _ENOUGH: Final = 50
 """Measurements of one level that a median is taken of."""
 
+_TABLE_GB: Final = 2**30 / 1e9
+"""The gigabyte of `speed/train_mem_gb`, which is that of the published table, in units of 1e9 bytes."""
+
 Source = Literal["trial", "cell", "alike", "scaled", "given", "unknown"]
 
 
@@ -209,6 +212,7 @@ def _measurement(
     if not rate or not document.get("workers") or not document.get("device"):
         return None
     finished = result if result is not None and result.get("state") == "finished" else None
+    peak = ((finished or {}).get("metrics") or {}).get("speed/train_mem_gb")
     beside = None
     if finished is not None and document.get("resumed_from") is not None:
         trained = (estimate.iterations - int(document["resumed_from"])) * estimate.batch / rate
@@ -224,7 +228,7 @@ def _measurement(
         share=int(document.get("share") or 1),
         rate=rate,
         beside=beside,
-        memory_gb=((finished or {}).get("metrics") or {}).get("speed/train_mem_gb"),
+        memory_gb=None if peak is None else peak * _TABLE_GB,
         gpu_percent=document.get("gpu_percent"),
     )
 

@@ -188,6 +188,11 @@ def make_plan(
         _decide(trial, record, gang, found.get(trial.key, ()), wishes, sharing)
         for trial, record, gang in zip(trials, known, gangs, strict=True)
     ]
+    sharers = [i for i, one in enumerate(planned) if one.runs and one.share > 1]
+    if len(sharers) == 1:
+        i = sharers[0]
+        single = _decide(trials[i], known[i], gangs[i], found.get(trials[i].key, ()), wishes, None)
+        planned[i] = replace(single, alone="no other cell could share with it")
     return _timed(planned, cluster, order, None if sharing is not None else bound)
 
 

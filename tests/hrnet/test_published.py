@@ -4,10 +4,12 @@ import csv
 import re
 from pathlib import Path
 
+import pytest
+
 import hrnet.published
 from hrnet.catalogue import recipes
 from hrnet.published import all_published, published
-from hrnet.workload import published_device, published_links, table_columns, table_section
+from hrnet.workload import memory_gb, published_device, published_links, table_columns, table_section
 
 
 def test_37_recipes_have_published_numbers() -> None:
@@ -62,3 +64,12 @@ def test_hash_is_read_from_the_file_name() -> None:
 
 def test_no_row_is_unknown() -> None:
     assert published("fcn_hr18_4xb4-40k_pascal-context-480x480") is None
+
+
+def test_the_memory_that_a_plan_expects_is_the_published_one() -> None:
+    for name in ("fcn_hr18s", "fcn_hr18", "fcn_hr48"):
+        (recipe,) = (r for r in recipes() if r.name == f"{name}_4xb2-40k_cityscapes-512x1024")
+        row = published(recipe.name)
+        assert row is not None
+        assert row.mem_gb is not None
+        assert memory_gb(recipe, 4) == pytest.approx(row.mem_gb * 2**30 / 1e9, rel=0.002)

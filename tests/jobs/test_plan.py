@@ -66,7 +66,7 @@ def test_sharing_and_gangs_on_request(tmp_path: Path, capsys: pytest.CaptureFixt
     words = ["--cluster", CLUSTER, "--workers", "1", "*_cityscapes-*"]
     said = planned(*words, "--share-gpus", "4", folder=tmp_path, capsys=capsys)
     assert "6 cells share GPUs, 4 on each (1/4 above)" in said
-    assert "3 cells alone on their GPUs: it needs about 25.4 GB, and 4 on a GPU have 18.0 GB each" in said
+    assert "3 cells alone on their GPUs: it needs about 26.6 GB, and 4 on a GPU have 18.0 GB each" in said
     said = planned(*words, "--share-gpus", folder=tmp_path, capsys=capsys)
     assert "9 cells alone on their GPUs: nothing of its kind was measured" in said
     usual = facts("--cluster", "gpus=96,memory=80,rate=3000", folder=tmp_path, capsys=capsys)

@@ -200,6 +200,12 @@ def test_who_may_share_a_gpu_and_why_the_others_may_not() -> None:
     assert shared["thick-add-long"] == (1, "it needs about 8.0 GB, and 3 on a GPU have 3.0 GB each")
     thin = next(trial for trial in plan.trials if trial.spec.cell.name == "thin-add-short")
     assert (thin.gpus_per_worker, thin.gang.slots, thin.cpus_per_worker) == (0.3333, 0.3333, 2)
+    lone = make_plan(
+        every, {}, cluster, workers=["2", "thin-add-short=1"], estimator=Estimator((), cluster),
+        sharing=Sharing(number=3, measured=False),
+    )  # fmt: skip
+    assert {trial.share for trial in lone.trials} == {1}
+    assert "no other cell could share with it" in {trial.alone for trial in lone.trials}
     told = make_plan(every, {}, cluster, workers=rules, sharing=Sharing())
     assert {trial.share for trial in told.trials} == {1}
     assert "nothing of its kind was measured" in next(t.alone for t in told.trials if t.alone[0] == "n")
