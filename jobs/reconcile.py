@@ -16,7 +16,8 @@ from orchestrator.storage import Storage
 
 HELP = (
     "Repair what killed launches left behind: runs that say RUNNING, results, points and logs that MLflow was not "
-    "told, leases of the dead, second runs of one cell. The ledger in storage is the truth. Every launch does it too."
+    "told, leases of the dead, second runs of one cell, half-uploaded checkpoints. The ledger in storage is the "
+    "truth. Every launch repairs its own cells, too."
 )
 
 
@@ -31,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Repair and print one line each; exit code 1 if something could not be repaired."""
     from orchestrator.reconcile import reconcile
+    from orchestrator.sweep import sweep
 
     places = settings(args)
     known = Ledger(Storage(places.storage)).benchmarks()
@@ -38,17 +40,22 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"{places.storage} holds no benchmark; hrgrid launch makes one, or give another --storage")
     if args.name is not None and args.name not in known:
         raise UsageError(f"no benchmark in {places.storage} is called {args.name!r}{near_miss(args.name, known)}")
-    repairs = []
+    repairs, swept = [], []
     for name in known if args.name is None else [args.name]:
         chosen = dataclasses.replace(places, benchmark=name)
         repairs += [(name, repair) for repair in reconcile(chosen, thorough=True, dry_run=args.dry_run)]
+        if not args.dry_run:
+            ledger = Ledger(Storage(places.storage))
+            swept += sweep(ledger, [entry.key for entry in ledger.benchmark(name)])
     if args.json:
         facts = [{"benchmark": name, **dataclasses.asdict(repair)} for name, repair in repairs]
-        print(json.dumps({"storage": places.storage, "repairs": facts}, indent=1))
+        print(json.dumps({"storage": places.storage, "repairs": facts, "swept": swept}, indent=1))
     else:
         for _, repair in repairs:
             print(repair)
-        if not repairs:
+        for sentence in swept:
+            print(sentence)
+        if not repairs and not swept:
             print("nothing to repair")
     return FAILED if any(repair.failed for _, repair in repairs) else 0
 

@@ -101,6 +101,7 @@ def run_gang(
         else:
             if end["end"] != "preempted":
                 return GangEnd(state=end["end"], metrics=end["metrics"], failure=_ENDS[end["end"]])
+            waited = 0.0
             continue
         took = time.monotonic() - began
         if verdict.failure == "waiting":
@@ -111,6 +112,7 @@ def run_gang(
                 reason = _lacking(planned, waited)
                 return _failed(ledger, planned, Verdict(failure="infeasible", rank=0, reason=reason))
             continue
+        waited = 0.0
         policy = CLASSES[verdict.failure].policy
         if verdict.final or policy == "never":
             return _failed(ledger, planned, verdict)

@@ -9,7 +9,6 @@ from typing import Final
 from orchestrator.checkpoints import CheckpointStore
 from orchestrator.errors import StorageError
 from orchestrator.ledger import FRESH_SECONDS, Ledger
-from orchestrator.scratch import sweep_scratch
 
 __all__ = ["sweep", "sweep_trial"]
 
@@ -20,11 +19,12 @@ _log = logging.getLogger(__name__)
 
 
 def sweep(ledger: Ledger, keys: Iterable[str]) -> list[str]:
-    """Delete what dead processes left of trials that nobody trains now, and on this machine; return it as sentences.
+    """Delete what dead processes left of trials that nobody trains now; return it as sentences.
 
-    A running trial is left alone. A storage that is away is no error: the next sweep finds the same.
+    A trial that runs or whose lease is held is left alone. A storage that is away is no error: the next sweep finds
+    the same.
     """
-    swept = [f"{folder} deleted: its process is gone" for folder in sweep_scratch()]
+    swept: list[str] = []
     for key in dict.fromkeys(keys):
         try:
             lease = ledger.leases.last(key)

@@ -58,3 +58,17 @@ def test_unfinished_writes_of_a_dead_writer_go(tmp_path: Path) -> None:
     sweep_trial(Ledger(storage), "k")
     assert (old.exists(), new.exists()) == (False, True)
     assert store.steps() == (10,)
+
+
+def test_a_trial_whose_lease_is_held_is_left_alone_whatever_its_progress_says(
+    storage: Storage, tmp_path: Path
+) -> None:
+    ledger = Ledger(storage)
+    _trial(storage, "k", tmp_path)
+    lease = ledger.claim("k", "elsewhere:1:1")
+    ledger.write_progress("k", {"updated": ledger.clock() - 3600.0}, lease=lease)
+    assert ledger.state("k") == "interrupted"
+    assert sweep(ledger, ["k"]) == []
+    assert lease is not None
+    ledger.release("k", "elsewhere:1:1", lease)
+    assert sweep(ledger, ["k"]) == ["trial k: checkpoint 00000030 deleted, which was not complete or damaged"]
