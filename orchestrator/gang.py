@@ -20,6 +20,7 @@ from orchestrator.failures import CLASSES
 from orchestrator.judge import Judge, Verdict, explain, too_often
 from orchestrator.ledger import Ledger
 from orchestrator.notice import listen
+from orchestrator.places import NamedPlaces, free_places
 from orchestrator.plan import PlannedTrial
 from orchestrator.raystart import LOCAL
 from orchestrator.scratch import Scratch
@@ -58,11 +59,13 @@ class _Listener(WorkerCallback):
 class _LeanTrainer(_Base):
     """Leaves out helpers that cost a process each, seconds at every start, and do nothing for us; adds a listener."""
 
+    places: NamedPlaces
+
     def _create_default_callbacks(self) -> list[Any]:
         # Ray Data is not used. The cleaner of placement groups asks the dashboard, which a local Ray does not have.
         idle = {"DatasetsCallback"} | ({"PlacementGroupCleanerCallback"} if os.environ.get(LOCAL) else set())
         callbacks: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]
-        return [*(callback for callback in callbacks if type(callback).__name__ not in idle), _Listener()]
+        return [*(callback for callback in callbacks if type(callback).__name__ not in idle), self.places, _Listener()]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,6 +138,7 @@ def _fit(workload: Workload, assignment: Assignment, planned: PlannedTrial, max_
     # is neither kept nor shared by the nodes, and an outage of the storage does not reach it.
     scratch = Scratch("train")
     make: Any = _LeanTrainer
+    free_places(planned.key)  # of an attempt before, whose driver or controller was killed
     try:
         trainer = make(
             loop,
@@ -153,8 +157,10 @@ def _fit(workload: Workload, assignment: Assignment, planned: PlannedTrial, max_
                 logging_config=_train.LoggingConfig(log_level="ERROR"),
             ),
         )
+        trainer.places = NamedPlaces(planned.key)
         return dict(trainer.fit().return_value)
     finally:
+        free_places(planned.key)
         scratch.close()
 
 

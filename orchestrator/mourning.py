@@ -45,6 +45,11 @@ def mourner(trials: Sequence[tuple[str, str]], storage: str, owner: str, max_fai
             if self._is_hopeless(key):
                 trial.max_failures = 0  # its next death is its last
 
+        def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            from orchestrator.places import free_places
+
+            free_places(keys[trial.config["index"]])  # nobody else is left to do so
+
         def _is_hopeless(self, key: str) -> bool:
             try:
                 if (Ledger(Storage(storage)).progress(key) or {}).get("owner") == owner:

@@ -1,0 +1,60 @@
+"""The places that gangs hold in a Ray cluster, known by name, so that a killed driver leaves none behind.
+
+Ray Train reserves a gang's place as a placement group without a name. Ray frees it when the launch ends, but not when
+the trial's driver and the controller beside it are killed: the next driver of the trial would wait for ever for what
+its own predecessor keeps. So places carry the trial's key, and every driver first frees those of its trial.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from typing import Any
+
+from ray.train.v2._internal.execution.callback import ControllerCallback
+from ray.train.v2._internal.execution.worker_group import worker_group
+
+__all__ = ["NamedPlaces", "free_places"]
+
+_log = logging.getLogger(__name__)
+
+
+class NamedPlaces(ControllerCallback):
+    """Runs in the controller of a gang: gives the placement groups that it makes a name with the trial's key."""
+
+    def __init__(self, key: str) -> None:
+        self._key = key
+
+    def after_controller_start(self, train_run_context: Any) -> None:
+        """Take the place of the function that Ray Train reserves with; the controller's process has no other gang."""
+        module: Any = worker_group
+        reserve, key = module.placement_group, self._key
+
+        def named(*args: Any, **options: Any) -> Any:
+            return reserve(*args, **options, name=f"{_prefix(key)}{time.time_ns():x}")
+
+        module.placement_group = named
+
+
+def free_places(key: str) -> int:
+    """Free every place that a gang of the trial still holds in this launch; returns their number.
+
+    Only for who holds the trial's lease, while no gang of it runs.
+    """
+    from ray.util.placement_group import get_placement_group, placement_group_table, remove_placement_group
+
+    freed = 0
+    table: dict[str, dict[str, Any]] = placement_group_table()
+    for group in table.values():
+        if group["name"].startswith(_prefix(key)) and group["state"] != "REMOVED":
+            with contextlib.suppress(ValueError):  # gone meanwhile, or of another launch, whose end frees it
+                remove_placement_group(get_placement_group(group["name"]))
+                freed += 1
+    if freed:
+        _log.warning("trial %s: freed the place of %d gangs whose driver had died", key, freed)
+    return freed
+
+
+def _prefix(key: str) -> str:
+    return f"hrgrid-{key}-"
