@@ -10,7 +10,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -156,22 +156,23 @@ def test_a_lost_lease_ends_it_at_once(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("*.txt"))
 
 
-@pytest.fixture
-def small_files() -> Iterator[None]:
-    """No file of this process may be longer than 1000 bytes, as on a disk that is full."""
+def _too_large(folder: Path) -> None:
+    """Write more than this process may write into one file, which is as near as a test may come to a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        (folder / "state.txt").write_text("x" * 2000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_state_that_does_not_fit_is_left_out_and_the_next_is_tried(
-    tmp_path: Path, small_files: None, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = CheckpointStore(Storage(str(tmp_path)), "k")
     keeper = Keeper(store, {}, patience=0.2)
     keeper.take(_state("x" * 500), 1, {}, best=True)
-    keeper.take(_state("x" * 2000), 2, {}, best=True)
+    keeper.take(_too_large, 2, {}, best=True)
     assert len(list(keeper._scratch.path.iterdir())) <= 1
     (warning,) = [record.getMessage() for record in caplog.records]
     assert warning.startswith(
@@ -181,12 +182,12 @@ def test_a_state_that_does_not_fit_is_left_out_and_the_next_is_tried(
     keeper.take(_state("x" * 600), 3, {}, best=False)
     keeper.finish()
     assert store.steps() == (1, 3)
-    keeper.take(_state("x" * 2000), 4, {}, best=True)
+    keeper.take(_too_large, 4, {}, best=True)
     with pytest.raises(StorageError, match="the last state could not be saved: the disk of"):
         keeper.finish()
     time.sleep(0.25)
     with pytest.raises(StorageError, match=r"no state could be saved for 0\.\d s: the disk of"):
-        keeper.take(_state("x" * 2000), 5, {}, best=True)
+        keeper.take(_too_large, 5, {}, best=True)
     keeper.close()
     assert store.steps() == (1, 3)
 
