@@ -143,6 +143,12 @@ class _Watch:
         """Tell whether the trial is finished, whoever did it."""
         return self.ledger.state(key) == "finished"
 
+    def is_unclosed(self, key: str) -> bool:
+        """Tell whether this launch began a trial, and neither wrote how it ended nor lost it to another launch."""
+        lease = self.ledger.leases.last(key)
+        mine = lease is not None and lease.owner == self._options.owner
+        return mine and bool(self.progress(key)) and not self.finished(key)
+
     def _one(self, trial: PlannedTrial) -> TrialProgress:
         key, cell = trial.key, trial.spec.cell.name
         if key in self._ended:
@@ -413,6 +419,9 @@ def _outcome(trial: PlannedTrial, watch: _Watch) -> TrialOutcome:
             key=key, cell=cell, state="skipped" if trial.action == "skip" else "blocked", error=trial.reason
         )
     result = watch.results.get(key)
+    if result is None and watch.is_unclosed(key):
+        error = f"{cell}: the ledger does not say how it ended; the same command goes on with it"
+        return TrialOutcome(key=key, cell=cell, state="failed", error=error, failure="storage")
     if result is None:
         reason = "another launch has finished it" if watch.finished(key) else "another launch is training it"
         return TrialOutcome(key=key, cell=cell, state="skipped", error=reason)

@@ -92,7 +92,13 @@ class _Desk:
         self.courier.send("attempts", lambda: self.tracker.note_attempt(job.run_id, socket.gethostname(), job.workers))
         info = {"run_id": job.run_id, "workers": job.workers, "host": socket.gethostname(), "owner": job.owner}
         ledger = Ledger(storage)
-        store = CheckpointStore(storage, job.key, guard=lambda: ledger.leases.require(job.key, job.lease))
+
+        def guard() -> None:
+            # Within one lease, too: a later attempt may have begun elsewhere while this machine was cut off.
+            self.progress.require_lease()
+            ledger.leases.require(job.key, job.lease)
+
+        store = CheckpointStore(storage, job.key, guard=guard)
         self.keeper = Keeper(store, info, patience=job.storage_seconds, keep_last=job.keep_checkpoints)
         self._next_ship = time.monotonic() + SHIP_SECONDS
         self.progress = ProgressWriter(ledger, job, self._beat)

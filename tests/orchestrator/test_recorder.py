@@ -105,6 +105,16 @@ def test_what_an_earlier_attempt_left_is_sent_first(tracker: Tracker, tmp_path: 
     assert _points(tracker, run_id, "train/loss") == [(10, 0.5), (20, 0.4)]
 
 
+def test_a_file_that_a_power_cut_has_spoilt_costs_its_spoilt_lines_alone(tracker: Tracker, tmp_path: Path) -> None:
+    run_id = tracker.start_run("spoilt", "spoilt")
+    line = json.dumps(["train/loss", 1.0, 10, 1000]).encode()
+    (tmp_path / f"spill-{run_id}.1-0.jsonl").write_bytes(b"\x00\xff\xfe\n" + line + b"\n")
+    recorder = _recorder(tracker, run_id, tmp_path)
+    recorder.record({"train/loss": 0.5}, 20)
+    assert recorder.close()
+    assert _points(tracker, run_id, "train/loss") == [(10, 1.0), (20, 0.5)]
+
+
 def test_a_run_that_was_deleted_neither_blocks_nor_spills_for_ever(tracker: Tracker, tmp_path: Path) -> None:
     run_id = tracker.start_run("gone", "cell")
     recorder = _recorder(tracker, run_id, tmp_path)
