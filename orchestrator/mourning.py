@@ -26,8 +26,8 @@ def mourner(trials: Sequence[tuple[str, str]], storage: str, owner: str, max_fai
     """Return the callback that ends a trial of Tune whose drivers cannot end it themselves.
 
     Tune restarts drivers for ever, as a training of weeks may lose several, and each counts the deaths of those before
-    it. One that dies before it comes to that is counted here. `trials`: key and cell of each, by
-    its index in Tune.
+    it. One that dies before it comes to that is counted here. `trials`: key and cell of each, by its
+    index in Tune.
     """
     from ray import tune
 
@@ -48,7 +48,7 @@ def mourner(trials: Sequence[tuple[str, str]], storage: str, owner: str, max_fai
         def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             from orchestrator.places import free_places
 
-            free_places(keys[trial.config["index"]])  # nobody else is left to do so
+            free_places(mourned[trial.config["index"]][0])  # nobody else is left to do so
 
         def _is_hopeless(self, key: str) -> bool:
             try:
