@@ -43,7 +43,7 @@ def plan(data: Path, *more: str) -> list[str]:
 
 def test_a_plan_says_and_marks_what_is_not_comparable(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(plan(data)) == 0
-    [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("not comparable with the pub")]
+    [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("* not comparable with the p")]
     assert "1 cell (" in line
     assert main(plan(data, "--json")) == 0
     [cell] = json.loads(capsys.readouterr().out)["cells"]
