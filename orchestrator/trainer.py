@@ -115,6 +115,31 @@ def run_trial(
     """
     options = options or RunOptions()
     options = dataclasses.replace(options, owner=options.owner or process_identity())
+    ledger, what = Ledger(Storage(settings.storage)), f"the driver of trial {planned.key}"
+    before, lease = patiently(
+        what,
+        lambda: (ledger.progress(planned.key) or {}, _claimed(ledger, planned, options)),
+        say=_log.warning,
+        seconds=options.storage_seconds,
+    )
+    if isinstance(lease, TrialOutcome):
+        return lease
+    try:
+        return _carried_out(workload, planned, settings, options, before, lease)
+    except LeaseLostError:
+        # Run, result and lease are the other's now.
+        return _skipped(planned, "another launch has taken it over")
+
+
+def _carried_out(
+    workload: Workload,
+    planned: PlannedTrial,
+    settings: Settings,
+    options: RunOptions,
+    before: Mapping[str, Json],
+    lease: int,
+) -> TrialOutcome:
+    """Train and evaluate a trial under a lease; `before` is its progress so far. Raises LeaseLostError."""
     cell, key, began = planned.spec.cell.name, planned.key, time.time()
     ledger = Ledger(Storage(settings.storage))
 
@@ -122,10 +147,6 @@ def run_trial(
         what = f"the driver of trial {key}"
         return patiently(what, job, say=_log.warning, seconds=options.storage_seconds)
 
-    before = patient(lambda: ledger.progress(key)) or {}
-    lease = patient(lambda: _claimed(ledger, planned, options))
-    if isinstance(lease, TrialOutcome):
-        return lease
     failed = TrialOutcome(key=key, cell=cell, state="failed", run_id=before.get("run_id"))
     if before.get("owner") == options.owner:
         # A driver of this launch had begun already, and has died.
@@ -139,8 +160,6 @@ def run_trial(
         with _renewing(ledger, key, options.owner, lease):
             waiting = _waiting(ledger, planned, options, lease)
             run_id, start_ms = wait_for_run(tracker, planned, settings, options.provenance, waiting)
-    except LeaseLostError:
-        return TrialOutcome(key=key, cell=cell, state="skipped", error="another launch has taken it over")
     except TrackingError as problem:
         error, seconds = f"{cell}: {problem}", time.time() - began
         failed = dataclasses.replace(failed, error=error, failure="tracking", seconds=seconds)
@@ -176,8 +195,7 @@ def run_trial(
             infeasible_seconds=options.infeasible_seconds,
         )
     if lost.is_set() or not patient(lambda: ledger.holds(key, assignment.lease)):
-        # Run, result and lease are the other's now.
-        return TrialOutcome(key=key, cell=cell, state="skipped", error="another launch has taken it over")
+        raise LeaseLostError(f"another launch has taken over trial {key}")
     outcome = TrialOutcome(
         key=key,
         cell=cell,
@@ -197,12 +215,12 @@ def _claimed(ledger: Ledger, planned: PlannedTrial, options: RunOptions) -> int 
     last = ledger.leases.last(key)
     lease = ledger.claim(key, options.owner)
     if lease is None:
-        return TrialOutcome(key=key, cell=cell, state="skipped", error="another launch is training it")
+        return _skipped(planned, "another launch is training it")
     result = ledger.result(key) or {}
     if result.get("state") == "finished":
         # Since this launch was planned. Its result was there before its lease was given back.
         ledger.release(key, options.owner, lease)
-        return TrialOutcome(key=key, cell=cell, state="skipped", error="another launch has finished it")
+        return _skipped(planned, "another launch has finished it")
     mine = last is not None and last.owner == options.owner and not last.released
     if mine and last is not None and result.get("lease") == last.number:
         # An earlier driver of this launch has written how the trial ended, and died before it gave the lease back.
@@ -210,6 +228,10 @@ def _claimed(ledger: Ledger, planned: PlannedTrial, options: RunOptions) -> int 
         return TrialOutcome(key=key, cell=cell, state=result["state"], metrics=result.get("metrics") or {})
     ledger.write_spec(key, planned.spec)
     return lease
+
+
+def _skipped(planned: PlannedTrial, why: str) -> TrialOutcome:
+    return TrialOutcome(key=planned.key, cell=planned.spec.cell.name, state="skipped", error=why)
 
 
 def close_trial(
