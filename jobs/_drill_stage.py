@@ -82,7 +82,8 @@ def open_stage(folder: str, storage: str | None, tracking: str | None) -> Iterat
     """Make the folder and the data, start what the drill needs; at the end everything is put back and ended.
 
     Raises:
-        UsageError: tracking or storage is of a kind that cannot be taken away for a while.
+        UsageError: tracking or storage is of a kind that cannot be taken away for a while, or the folder cannot be
+            made.
     """
     if tracking is not None and not tracking.startswith("http://"):
         raise UsageError(f"--tracking {tracking}: only an http:// server can be taken away for a while; leave it out")
@@ -98,7 +99,10 @@ def open_stage(folder: str, storage: str | None, tracking: str | None) -> Iterat
         else:
             take_storage = LocalFolder(Path(f"{place}/{stamp}/broken"))
             opened.callback(take_storage.up)
-        (base / stamp).mkdir(parents=True)
+        try:
+            (base / stamp).mkdir(parents=True)
+        except OSError as error:
+            raise UsageError(f"--folder {folder}: nothing can be written there ({error.strerror})") from error
         _draw(base / "data")
         take_tracking: Outage
         if tracking is None:
