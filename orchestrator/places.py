@@ -40,12 +40,16 @@ class NamedPlaces(ControllerCallback):
 def free_places(key: str) -> int:
     """Free every place that a gang of the trial still holds in this launch; returns their number.
 
-    Only for who holds the trial's lease, while no gang of it runs.
+    Only for who holds the trial's lease, while no gang of it runs. Without Ray's servers there is none.
     """
     from ray.util.placement_group import get_placement_group, placement_group_table, remove_placement_group
 
     freed = 0
-    table: dict[str, dict[str, Any]] = placement_group_table()
+    try:
+        table: dict[str, dict[str, Any]] = placement_group_table()
+    except Exception as error:  # must not hide why the gang ended
+        _log.warning("trial %s: its place was not looked for: %s", key, error)
+        return 0
     for group in table.values():
         if group["name"].startswith(_prefix(key)) and group["state"] != "REMOVED":
             with contextlib.suppress(ValueError):  # gone meanwhile, or of another launch, whose end frees it

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from unittest import mock
 
 from jobs._drill_faults import Outage
@@ -207,8 +207,11 @@ def main() -> int:
             said = time.monotonic()
             rows.append(ROWS[name](theatre, Row(fault=name)))
             print(f"{name}: {'right' if rows[-1].right else 'WRONG'} ({time.monotonic() - said:.0f} s)", flush=True)
+            # At once, so that a matrix that is cut short keeps what it has measured.
+            showing.show([_facts(rows[-1])])
+            showing.write(args.json, {"rows": [row.figures() for row in rows]})
     print()
-    showing.show([{k: v for k, v in row.figures().items() if k != "notes"} for row in rows])
+    showing.show([_facts(row) for row in rows])
     for row in rows:
         for note in row.notes:
             print(f"{row.fault}: {note}")
@@ -216,6 +219,10 @@ def main() -> int:
     print(f"\n{right} of {len(rows)} rows right, {time.monotonic() - began:.0f} s")
     showing.write(args.json, {"rows": [row.figures() for row in rows], "seconds": round(time.monotonic() - began, 1)})
     return 0 if right == len(rows) else 1
+
+
+def _facts(row: Row) -> dict[str, Any]:
+    return {name: value for name, value in row.figures().items() if name != "notes"}
 
 
 if __name__ == "__main__":
