@@ -11,7 +11,7 @@ from pathlib import Path
 
 from hrnet.fetch import is_remote
 from jobs._show import plural
-from orchestrator.errors import UsageError
+from orchestrator.errors import UsageError, reason_of
 from orchestrator.grid import Trial, near_miss
 from orchestrator.identity import KEY_LENGTH
 from orchestrator.ledger import Ledger, TrialRecord
@@ -142,7 +142,7 @@ def _earlier(record: TrialRecord, source: str, places: Settings) -> Reference:
         try:
             curves = {name: curve for name in _CURVES if (curve := tracker.history(record.run_id, name))}
         except Exception as error:  # MLflow's own, of a run that was deleted or a store that refuses
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            reason = reason_of(error)
             raise UsageError(f"the earlier run {source!r} cannot be read in {places.tracking} ({reason})") from error
     if not curves:
         raise UsageError(f"the earlier run {source!r} has no curve in {places.tracking}, and so cannot be a reference")

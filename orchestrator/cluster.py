@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from orchestrator.errors import ClusterError, UsageError
+from orchestrator.errors import ClusterError, UsageError, reason_of
 from orchestrator.workload import Json
 
 __all__ = ["PACKAGE", "Job", "Submission", "job", "jobs", "logs", "package", "stop", "submit"]
@@ -198,7 +198,7 @@ def _client(address: str | None) -> Iterator[tuple[Any, str]]:
         if "401" in text or "403" in text or "authentication" in text.lower():
             reason = "it asks for a token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH"
         else:
-            reason = (text or type(error).__name__).splitlines()[0]
+            reason = reason_of(error)
         raise ClusterError(f"the Ray cluster at {where} cannot be used ({reason})") from error
 
 

@@ -18,7 +18,7 @@ from typing import ClassVar
 
 __all__ = [
     "ClusterError", "LeaseLostError", "OrchestratorError", "StopAskedError", "StorageError", "TrackingError",
-    "TrialError", "UsageError",
+    "TrialError", "UsageError", "reason_of",
 ]  # fmt: skip
 
 
@@ -64,3 +64,8 @@ class StopAskedError(OrchestratorError):
     """A user asked for a stop where no checkpoint is to be made: in the final evaluation."""
 
     failure = "stopped"
+
+
+def reason_of(error: BaseException) -> str:
+    """Return the first line of what an exception says, or its class where it says nothing: a part of a sentence."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
-from orchestrator.errors import ClusterError
+from orchestrator.errors import ClusterError, reason_of
 
 __all__ = ["LOCAL", "SLOTS", "connect", "has_token", "prepare_environment"]
 
@@ -88,7 +88,7 @@ def connect(*, address: str | None, slots: int, cpus: int, gpus: int = 0) -> boo
             ray.shutdown()
             ray.init(address=address, **options)
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = reason_of(error)
         where = "a local Ray" if local else f"the Ray cluster {address}"
         raise ClusterError(f"{where} cannot be reached or started ({reason})") from error
     return local

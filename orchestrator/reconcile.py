@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from orchestrator.errors import LeaseLostError, OrchestratorError
+from orchestrator.errors import LeaseLostError, OrchestratorError, reason_of
 from orchestrator.ledger import Ledger, State
 from orchestrator.owners import is_alive, process_identity
 from orchestrator.points import left_behind, spool_folder
@@ -271,7 +271,7 @@ class _Work:
                 return
             except Exception as error:
                 _log.debug("repair of %s", trial.key, exc_info=True)
-                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                reason = reason_of(error)
                 self._note(trial, problem, f"not repaired: {reason}", run_id, failed=True)
                 return
         self._note(trial, problem, done, run_id)

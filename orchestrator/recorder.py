@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from orchestrator.errors import reason_of
 from orchestrator.points import Point, SpillFile, spool_folder, take_over, thinned
 from orchestrator.runstore import absolute_uri, legal_name, probe
 from orchestrator.tracking import open_client, refused
@@ -220,7 +221,7 @@ class Recorder:
         except Exception as error:
             self._stored = None  # the store may have taken a batch whose answer was lost
             if not self._retry_at:
-                _log.warning("run %s: metrics wait in %s: %s", self._run_id, self._spill.path, _line(error))
+                _log.warning("run %s: metrics wait in %s: %s", self._run_id, self._spill.path, reason_of(error))
             self._retry_at = time.monotonic() + self._retry_seconds
             return list(points[begin:])
         return []
@@ -259,7 +260,7 @@ class Recorder:
             if not refused(error):
                 raise
             if len(batch) == 1 or self._is_gone():
-                _log.warning("run %s: the store refuses %d points: %s", self._run_id, len(batch), _line(error))
+                _log.warning("run %s: the store refuses %d points: %s", self._run_id, len(batch), reason_of(error))
                 return
             half = len(batch) // 2
             self._log_batch(batch[:half])
@@ -291,7 +292,7 @@ class Recorder:
                 self._forget_adopted()
                 kept = True
             except Exception as error:
-                _log.warning("run %s: %d points stay in %s: %s", self._run_id, len(left), self.spill, _line(error))
+                _log.warning("run %s: %d points stay in %s: %s", self._run_id, len(left), self.spill, reason_of(error))
         if not self._thread.is_alive():  # else it still writes there, and what it leaves is known by its steps
             self._spill.replace([] if kept else left)
             self._spill.release()
@@ -326,7 +327,3 @@ class _Stored:
                 self._all[point.name] = self._history(point.name)
             return point.step in self._all[point.name]
         return False
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from orchestrator.checkpoints import CheckpointStore
-from orchestrator.errors import TrackingError
+from orchestrator.errors import TrackingError, reason_of
 from orchestrator.plan import PlannedTrial
 from orchestrator.points import left_behind, spool_folder
 from orchestrator.report import Trial
@@ -131,7 +131,7 @@ def wait_for_run(
             except TrackingError:
                 raise
             except Exception as error:
-                problem = f"the tracking store {tracker.uri} fails ({_line(error)})"
+                problem = f"the tracking store {tracker.uri} fails ({reason_of(error)})"
                 if refused(error):
                     raise TrackingError(problem) from error
         if time.monotonic() >= until:
@@ -220,10 +220,6 @@ def _published(
     if measured is not None:
         found["published/gap"] = metrics[measured] - known[measured]
     return found
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _plain(value: Json) -> Json:

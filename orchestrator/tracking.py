@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, Literal
 
-from orchestrator.errors import TrackingError
+from orchestrator.errors import TrackingError, reason_of
 from orchestrator.runstore import VALUE_LIMIT, absolute_uri, alone, legal_name, local_folder, probe
 
 __all__ = [
@@ -394,5 +394,5 @@ def _one_sentence(uri: str) -> Iterator[None]:
     except TrackingError:
         raise
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = reason_of(error)
         raise TrackingError(f"tracking store {uri} cannot be used ({reason}); give another tracking URI") from error
