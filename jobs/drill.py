@@ -36,7 +36,9 @@ _RESTART_SECONDS: Final = 15.0
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Where it plays, and for how long things are away."""
-    parser.add_argument("--folder", default="drill", metavar="DIR", help="data, logs, results (default %(default)s)")
+    parser.add_argument(
+        "--folder", type=_folder, default="drill", metavar="DIR", help="data, logs, results (default %(default)s)"
+    )
     parser.add_argument("--storage", metavar="URI", help="a folder or s3://bucket/prefix to try (default: in DIR)")
     parser.add_argument("--tracking", metavar="URI", help="an http MLflow server to try (default: one of its own)")
     parser.add_argument(
@@ -47,6 +49,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="how long tracking and storage are away (default %(default)s)",
     )
     add_json(parser)
+
+
+def _folder(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is empty; name a folder for data, logs and results")
+    return text
 
 
 def run(args: argparse.Namespace) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import socket
 import sys
 from pathlib import Path
 from typing import Any, Final
@@ -21,6 +22,7 @@ LOCAL: Final = "HRGRID_LOCAL_RAY"
 """Environment variable that tells the processes of a local Ray that it is one: without dashboard and state API."""
 
 OBJECT_STORE_BYTES: Final = 200_000_000
+PROBE_SECONDS: Final = 10.0
 
 _log = logging.getLogger(__name__)
 _QUIET: Final = {
@@ -68,6 +70,8 @@ def connect(*, address: str | None, slots: int, cpus: int, gpus: int = 0) -> boo
 
     if ray.is_initialized():
         return False
+    if not local:
+        _probe(address)
     _silence()
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
     if local:
@@ -92,6 +96,20 @@ def connect(*, address: str | None, slots: int, cpus: int, gpus: int = 0) -> boo
         where = "a local Ray" if local else f"the Ray cluster {address}"
         raise ClusterError(f"{where} cannot be reached or started ({reason})") from error
     return local
+
+
+def _probe(address: str) -> None:
+    """Raise ClusterError within seconds where nobody listens; Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if "/" in address or not host or not port.isdecimal():
+        return  # auto, or an address of Ray's client
+    try:
+        socket.create_connection((host, int(port)), timeout=PROBE_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise ClusterError(
+            f"the Ray cluster {address} does not answer ({reason_of(error)}); give the address that its head was "
+            "started with, such as 10.0.0.1:6379"
+        ) from None
 
 
 def _silence() -> None:

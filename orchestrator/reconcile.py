@@ -17,6 +17,7 @@ from orchestrator.errors import LeaseLostError, OrchestratorError, reason_of
 from orchestrator.ledger import Ledger, State
 from orchestrator.owners import is_alive, process_identity
 from orchestrator.points import left_behind, spool_folder
+from orchestrator.runstore import is_missing
 from orchestrator.settings import Settings
 from orchestrator.storage import Storage
 from orchestrator.takeover import free_dead_trials
@@ -100,7 +101,8 @@ def reconcile(
             work.kill(trial)
         for trial in spilled:
             work.deliver(trial)
-        if thorough:
+        # Opening a SQLite store that is not there would make it.
+        if thorough and not (dry_run and is_missing(settings.tracking)):
             work.compare({trial.key: trial for trial in known})
     return work.repairs
 

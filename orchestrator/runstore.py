@@ -17,7 +17,7 @@ from typing import Final
 from orchestrator.errors import TrackingError
 from orchestrator.workload import Json
 
-__all__ = ["VALUE_LIMIT", "absolute_uri", "alone", "flatten", "legal_name", "local_folder", "probe"]
+__all__ = ["VALUE_LIMIT", "absolute_uri", "alone", "flatten", "is_missing", "legal_name", "local_folder", "probe"]
 
 VALUE_LIMIT: Final = 6000
 """Longest value of a param that MLflow stores; a tag's limit (8000) is above it."""
@@ -74,6 +74,11 @@ def local_folder(artifact_uri: str) -> Path | None:
     if address.scheme not in ("", "file") or address.netloc:
         return None
     return Path(urllib.request.url2pathname(address.path))
+
+
+def is_missing(uri: str) -> bool:
+    """Tell whether a URI names a SQLite store whose file is not there yet."""
+    return uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists()
 
 
 def legal_name(name: str) -> str:

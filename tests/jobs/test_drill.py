@@ -210,8 +210,10 @@ def test_what_cannot_be_taken_away_is_refused(
     assert main(["drill", folder, "--storage", "s3://bucket/x"]) == 2
     (tmp_path / "file").touch()
     assert main(["drill", "--folder", f"{tmp_path}/file"]) == 2
+    assert main(["drill", "--folder", ""]) == 2
     told = capsys.readouterr().err
     assert "nothing can be written there (Not a directory)" in told
+    assert "it is empty; name a folder" in told
     assert "only an http:// server can be taken away" in told
     assert "AWS_ENDPOINT_URL must name the API" in told
     assert "AWS_ENDPOINT_URL is https://s3.example.com: only http://host:port" in told

@@ -118,3 +118,8 @@ def test_blocked_cells_stop_a_launch_unless_they_shall_be_left_out(
     assert main([*words, "--skip-blocked"]) == 1
     assert "it needs 4 workers at once and the cluster has 2" in capsys.readouterr().err
     assert (tmp_path / "results" / "reports").exists()
+
+
+def test_a_cluster_that_does_not_answer_is_told_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--storage", str(tmp_path), "--address", "127.0.0.1:9"]) == 2
+    assert "the Ray cluster 127.0.0.1:9 does not answer (" in capsys.readouterr().err

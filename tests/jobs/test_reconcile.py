@@ -43,3 +43,10 @@ def test_a_storage_or_name_that_is_not_there_is_one_sentence(
     Ledger(Storage(str(tmp_path))).add_benchmark("grid", [Entry(cell="cell", key="k", facets={}, seed=0)])
     assert main(["reconcile", "--storage", str(tmp_path), "--name", "gridd"]) == 2
     assert "did you mean" in capsys.readouterr().err
+
+
+def test_a_dry_run_makes_no_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Ledger(Storage(str(tmp_path))).add_benchmark("grid", [Entry(cell="cell", key="k", facets={}, seed=0)])
+    assert main(["reconcile", "--storage", str(tmp_path), "--dry-run"]) == 0
+    assert capsys.readouterr().out == "nothing to repair\n"
+    assert not list(tmp_path.glob("mlflow.db*"))
