@@ -23,6 +23,7 @@ from orchestrator.notice import listen
 from orchestrator.places import NamedPlaces, free_places
 from orchestrator.plan import PlannedTrial
 from orchestrator.raystart import LOCAL
+from orchestrator.rendezvous import FileRendezvous
 from orchestrator.scratch import Scratch
 from orchestrator.storage import Storage
 from orchestrator.triallog import read_tail
@@ -142,6 +143,7 @@ def _fit(workload: Workload, assignment: Assignment, planned: PlannedTrial, max_
     try:
         trainer = make(
             loop,
+            torch_config=FileRendezvous(folder=str(scratch.path)) if os.environ.get(LOCAL) else None,
             scaling_config=_train.ScalingConfig(
                 num_workers=planned.workers, use_gpu=bool(planned.gpus_per_worker), resources_per_worker=resources
             ),

@@ -7,6 +7,8 @@ import os
 import secrets
 import socket
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -42,7 +44,8 @@ _QUIET: Final = {
 def prepare_environment(*, local: bool) -> None:
     """Set what Ray reads from the environment when it is imported or started; what is set already stays.
 
-    A local Ray gets a token of its own in the environment, so that nothing is written to the home folder.
+    A local Ray gets a token of its own in the environment, so that nothing is written to the home folder, and its
+    workers exchange gradients over the loopback interface.
     """
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
@@ -50,6 +53,9 @@ def prepare_environment(*, local: bool) -> None:
         return
     os.environ[LOCAL] = "1"
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    for library in ("GLOO", "NCCL"):
+        # Both would listen on the address that the host's name resolves to, or on the first one of the network.
+        os.environ.setdefault(f"{library}_SOCKET_IFNAME", _loopback_interface())
     mode = os.environ.get("RAY_AUTH_MODE")
     if mode is None and "ray" not in sys.modules:
         os.environ["RAY_AUTH_MODE"] = mode = "token"
@@ -83,13 +89,9 @@ def connect(*, address: str | None, slots: int, cpus: int, gpus: int = 0) -> boo
             "object_store_memory": OBJECT_STORE_BYTES,
         }
     try:
-        try:
-            ray.init(address=address, **options)
-        except Exception:
-            if not local:
-                raise
-            # Ray gives its own processes 30 seconds, which a busy machine may need for the first time alone.
-            ray.shutdown()
+        if local:
+            _start(options)
+        else:
             ray.init(address=address, **options)
     except Exception as error:
         reason = reason_of(error)
@@ -110,6 +112,41 @@ def _probe(address: str) -> None:
             f"the Ray cluster {address} does not answer ({reason_of(error)}); give the address that its head was "
             "started with, such as 10.0.0.1:6379"
         ) from None
+
+
+def _start(options: dict[str, Any]) -> None:
+    import ray
+
+    with _on_loopback():
+        try:
+            ray.init(address="local", **options)
+        except Exception:
+            # Ray gives its own processes 30 seconds, which a busy machine may need for the first time alone.
+            ray.shutdown()
+            ray.init(address="local", **options)
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Let a Ray that is started meanwhile live at 127.0.0.1, where all its servers then listen and nowhere else.
+
+    On Linux Ray replaces that address by the one of the network, whoever asks for it, because a cluster may be meant;
+    on macOS and Windows, where it makes no clusters, it does not. RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 says the same,
+    but only to a Ray that has not been imported yet.
+    """
+    from ray._private import ray_constants
+
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+def _loopback_interface() -> str:
+    """Name of the loopback interface: "lo" on Linux, "lo0" on macOS."""
+    return next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), "lo")
 
 
 def _silence() -> None:

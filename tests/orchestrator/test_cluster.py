@@ -48,7 +48,7 @@ def test_a_waiting_command_ends_as_its_job_did(status: str, exit_code: int | Non
 
 
 def test_a_local_ray_has_a_token_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "HRGRID_LOCAL_RAY"):
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "HRGRID_LOCAL_RAY", "GLOO_SOCKET_IFNAME"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -56,4 +56,5 @@ def test_a_local_ray_has_a_token_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp
 
     prepare_environment(local=True)
     assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
+    assert os.environ["GLOO_SOCKET_IFNAME"] in ("lo", "lo0")
     assert not (tmp_path / ".ray").exists()
