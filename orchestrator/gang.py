@@ -17,6 +17,7 @@ from ray.train.v2._internal.execution.callback import WorkerCallback
 from orchestrator.deaths import DeathBook
 from orchestrator.errors import StorageError
 from orchestrator.failures import CLASSES
+from orchestrator.interface import choose_interface
 from orchestrator.judge import Judge, Verdict, explain, too_often
 from orchestrator.ledger import Ledger
 from orchestrator.notice import listen
@@ -51,10 +52,11 @@ else:
 
 
 class _Listener(WorkerCallback):
-    """Runs in the main thread of every worker, where alone a signal can be taken."""
+    """Runs in the main thread of every worker, where alone a signal can be taken, before its process group is made."""
 
     def after_init_train_context(self) -> None:
         listen()
+        choose_interface()
 
 
 class _LeanTrainer(_Base):
