@@ -106,7 +106,7 @@ def open_stage(folder: str, storage: str | None, tracking: str | None) -> Iterat
         _draw(base / "data")
         take_tracking: Outage
         if tracking is None:
-            server = opened.enter_context(Server(base / stamp / "mlflow"))
+            server = opened.enter_context(Server.within(base / stamp / "mlflow"))
             take_tracking, tracking, near = OwnServer(server), server.uri, server.uri
         else:
             take_tracking = relay = opened.enter_context(_relay(tracking, "--tracking"))

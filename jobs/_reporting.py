@@ -10,9 +10,10 @@ from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
 
 from hrnet.fields import public
+from jobs._relay import HOST
 from jobs._show import number, plural, print_table, reason_of
 from jobs._wiring import HrnetWorkload
-from jobs.ui import DEFAULT_PORT, HOST
+from jobs.ui import DEFAULT_PORT
 from orchestrator import provenance
 from orchestrator.ledger import Ledger
 from orchestrator.report import Report, Row, collect, to_csv, to_html, to_json, to_markdown

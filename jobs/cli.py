@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "reconcile": ("jobs.reconcile", "repair what killed launches left behind in ledger and MLflow"),
     "report": ("jobs.report", "write the leaderboard beside the published numbers"),
     "ui": ("jobs.ui", "open the MLflow UI on the right store"),
+    "serve": ("jobs.serve", "start the MLflow tracking server that all machines record to"),
     "drill": ("jobs.drill", "kill and take away what can fail, and prove that results stay the same"),
     "submit": ("jobs.submit", "run a command on a Ray cluster, as a job"),
     "jobs": ("jobs.list_jobs", "list the jobs of a cluster"),

@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import os
-import signal
 import socket
-import subprocess
 import sys
 import tempfile
-import time
-import urllib.error
-import urllib.request
 from pathlib import Path
-from types import FrameType
-from typing import IO, NoReturn
 
 from jobs._command import main_of
-from jobs._mlserver import QUIET
+from jobs._mlserver import Server, ServerPlan, stoppable
 from jobs._options import add_name, add_storage, positive, settings
+from jobs._relay import HOST
 from orchestrator.errors import TrackingError, UsageError
 
 HELP = "Open the MLflow UI on the right store. It listens on 127.0.0.1 alone; Ctrl-C ends it."
 
-HOST = "127.0.0.1"
 DEFAULT_PORT = 5000
-_START_SECONDS = 90.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,66 +38,15 @@ def run(args: argparse.Namespace) -> int:
     if places.tracking.startswith("sqlite:") and not database.is_file():
         raise UsageError(f"nothing is recorded at {database} yet; run hrgrid launch or hrgrid demo, or give --storage")
     port = _free_port(args.port)
-    with tempfile.TemporaryFile("w+") as output:
-        server = _start(places.tracking, port, output)
+    with tempfile.TemporaryDirectory(prefix="hrgrid-ui-") as folder:
+        server = Server(ServerPlan(backend=places.tracking, port=port, log=Path(folder, "server.log")))
         try:
-            _wait_until_up(server, port, output)
-            print(f"MLflow UI: http://{HOST}:{port}  (Ctrl-C ends it)", flush=True)
-            server.wait()
+            with stoppable(), server:
+                print(f"MLflow UI: {server.uri}  (Ctrl-C ends it)", flush=True)
+                server.until_it_ends()
         except KeyboardInterrupt:
             return 0
-        finally:
-            _end(server)
-        raise TrackingError(f"the MLflow UI ended by itself: {_last_line(output)}")
-
-
-def _start(tracking: str, port: int, output: IO[str]) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", tracking, "--workers", "1"]
-    # A session of its own: Ctrl-C reaches this process alone, which then ends the whole group in order.
-    server = subprocess.Popen(
-        [*command, "--host", HOST, "--port", str(port)],
-        stdout=output,
-        stderr=subprocess.STDOUT,
-        env={**os.environ, **QUIET},
-        start_new_session=True,
-        text=True,
-    )
-    signal.signal(signal.SIGTERM, _interrupt)
-    return server
-
-
-def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
-
-
-def _wait_until_up(server: subprocess.Popen[str], port: int, output: IO[str]) -> None:
-    deadline = time.monotonic() + _START_SECONDS
-    while time.monotonic() < deadline:
-        if server.poll() is not None:
-            raise TrackingError(f"the MLflow UI did not start: {_last_line(output)}")
-        try:
-            with urllib.request.urlopen(f"http://{HOST}:{port}/health", timeout=2):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.2)
-    raise TrackingError(f"the MLflow UI did not answer on port {port} within {_START_SECONDS:.0f} s")
-
-
-def _end(server: subprocess.Popen[str]) -> None:
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(server.pid, number)
-            server.wait(timeout=10)
-        except ProcessLookupError:
-            return
-        except subprocess.TimeoutExpired:
-            continue
-
-
-def _last_line(output: IO[str]) -> str:
-    output.seek(0)
-    lines = [line.strip() for line in output.read().splitlines() if line.strip()]
-    return lines[-1] if lines else "it printed nothing"
+        raise TrackingError(f"the MLflow UI ended by itself: {server.reason()}")
 
 
 def _free_port(wanted: int | None) -> int:

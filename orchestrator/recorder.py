@@ -20,7 +20,7 @@ from typing import Any, Final
 from orchestrator.errors import reason_of
 from orchestrator.points import Point, SpillFile, spool_folder, take_over, thinned
 from orchestrator.runstore import absolute_uri, legal_name, probe
-from orchestrator.tracking import open_client, refused
+from orchestrator.tracking import denial, open_client, refused
 from orchestrator.undelivered import Undelivered
 from orchestrator.workload import Json
 
@@ -221,7 +221,8 @@ class Recorder:
         except Exception as error:
             self._stored = None  # the store may have taken a batch whose answer was lost
             if not self._retry_at:
-                _log.warning("run %s: metrics wait in %s: %s", self._run_id, self._spill.path, reason_of(error))
+                reason = denial(self._uri, error) or reason_of(error)
+                _log.warning("run %s: metrics wait in %s: %s", self._run_id, self._spill.path, reason)
             self._retry_at = time.monotonic() + self._retry_seconds
             return list(points[begin:])
         return []

@@ -21,10 +21,10 @@ from orchestrator.errors import TrackingError, reason_of
 from orchestrator.plan import PlannedTrial
 from orchestrator.points import left_behind, spool_folder
 from orchestrator.report import Trial
-from orchestrator.runstore import flatten, probe
+from orchestrator.runstore import flatten, probe, shown
 from orchestrator.settings import Settings
 from orchestrator.storage import Storage
-from orchestrator.tracking import Status, Tracker, refused
+from orchestrator.tracking import Status, Tracker, denial, refused
 from orchestrator.triallog import log_names
 from orchestrator.undelivered import Undelivered
 from orchestrator.workload import Json, Workload
@@ -116,7 +116,7 @@ def wait_for_run(
     """Do as `open_run`, again and again while the store is away; `waiting` is called before each further attempt.
 
     Returns the run's id and its start, milliseconds since the epoch. Raises TrackingError when the store is still away
-    after `seconds`, and at once when it refuses.
+    after `seconds`, and at once when it refuses, be it this process's account.
     """
     until, pause = time.monotonic() + seconds, 1.0
     while True:
@@ -131,9 +131,10 @@ def wait_for_run(
             except TrackingError:
                 raise
             except Exception as error:
-                problem = f"the tracking store {tracker.uri} fails ({reason_of(error)})"
-                if refused(error):
-                    raise TrackingError(problem) from error
+                denied = denial(tracker.uri, error)
+                problem = f"the tracking store {shown(tracker.uri)} fails ({reason_of(error)})"
+                if denied is not None or refused(error):
+                    raise denied or TrackingError(problem) from error
         if time.monotonic() >= until:
             raise TrackingError(f"{problem}; it was waited for {seconds / 60:.0f} minutes")
         _log.warning("trial %s waits: %s", planned.key, problem)

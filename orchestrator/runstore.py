@@ -17,7 +17,17 @@ from typing import Final
 from orchestrator.errors import TrackingError
 from orchestrator.workload import Json
 
-__all__ = ["VALUE_LIMIT", "absolute_uri", "alone", "flatten", "is_missing", "legal_name", "local_folder", "probe"]
+__all__ = [
+    "VALUE_LIMIT",
+    "absolute_uri",
+    "alone",
+    "flatten",
+    "is_missing",
+    "legal_name",
+    "local_folder",
+    "probe",
+    "shown",
+]
 
 VALUE_LIMIT: Final = 6000
 """Longest value of a param that MLflow stores; a tag's limit (8000) is above it."""
@@ -33,6 +43,9 @@ def absolute_uri(uri: str) -> str:
     for MLflow's file store, which MLflow itself refuses, and for an unknown scheme.
     """
     scheme, separator, rest = uri.partition("://")
+    if scheme in ("postgres", "postgresql"):
+        # SQLAlchemy 2.1 takes psycopg for it, SQLAlchemy 2.0 psycopg2, which is what hrgrid[server] installs.
+        return f"postgresql+psycopg2://{rest}"
     if not separator and uri.endswith(".db"):
         return f"sqlite:///{Path(uri).absolute()}"
     if scheme.startswith("sqlite") and rest.startswith("/"):
@@ -42,9 +55,15 @@ def absolute_uri(uri: str) -> str:
     if separator and scheme.split("+")[0] in _DATABASES:
         return uri
     raise TrackingError(
-        f"tracking URI {uri!r}: MLflow keeps no runs there; give sqlite:///path/to/mlflow.db or the http address of "
-        "a server"
+        f"tracking URI {shown(uri)!r}: MLflow keeps no runs there; give sqlite:///path/to/mlflow.db or the http "
+        "address of a server"
     )
+
+
+def shown(uri: str) -> str:
+    """Return a URI as it may be printed: without the password of its user or of its query."""
+    uri = re.sub(r"://([^:/@]*):.*@", r"://\1:***@", uri.replace("+psycopg2:", ":", 1))
+    return re.sub(r"(password=)[^&]*", r"\1***", uri)
 
 
 @contextmanager

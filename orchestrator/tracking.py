@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final, Literal
 
 from orchestrator.errors import TrackingError, reason_of
-from orchestrator.runstore import VALUE_LIMIT, absolute_uri, alone, legal_name, local_folder, probe
+from orchestrator.runstore import VALUE_LIMIT, absolute_uri, alone, legal_name, local_folder, probe, shown
 
 __all__ = [
     "ATTEMPTS_TAG",
@@ -27,6 +27,7 @@ __all__ = [
     "Status",
     "TrackedRun",
     "Tracker",
+    "denial",
     "open_client",
     "refused",
 ]
@@ -144,7 +145,8 @@ class Tracker:
                     raise
         if found.lifecycle_stage != "active":
             raise TrackingError(
-                f"experiment {self.experiment!r} is deleted in {self.uri}; restore it there or choose another name"
+                f"experiment {self.experiment!r} is deleted in {shown(self.uri)}; restore it there or choose another "
+                "name"
             )
         return str(found.experiment_id)
 
@@ -383,6 +385,28 @@ def refused(error: Exception) -> bool:
     return status is not None and 400 <= status() < 500 and status() not in OUTAGES and "locked" not in str(error)
 
 
+def denial(uri: str, error: Exception) -> TrackingError | None:
+    """Return in one sentence that the server does not serve this process or its user, or None if `error` is another.
+
+    Nothing but a person mends it. A training that runs meanwhile goes on, and its metrics wait.
+    """
+    code = getattr(error, "get_http_status_code", None)
+    status = None if code is None else code()
+    user = os.environ.get("MLFLOW_TRACKING_USERNAME")
+    if status == 401:
+        what = f"does not take the password of user {user!r}" if user else "asks for a user and a password"
+        remedy = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to those of an account there"
+    elif status == 403 and "Host header" in str(error):
+        what = "does not know itself by this name"
+        remedy = "start it with --allowed-hosts naming the host and port of this address"
+    elif status == 403:
+        what = f"does not allow user {user!r} to do this" if user else "does not allow this"
+        remedy = "an administrator of that server can allow it (EDIT on the experiment)"
+    else:
+        return None
+    return TrackingError(f"tracking server {shown(uri)} {what}; {remedy}")
+
+
 def _texts(tags: Mapping[str, str]) -> dict[str, str]:
     return {name: str(value)[:VALUE_LIMIT] for name, value in tags.items()}
 
@@ -394,5 +418,10 @@ def _one_sentence(uri: str) -> Iterator[None]:
     except TrackingError:
         raise
     except Exception as error:
+        denied = denial(uri, error)
+        if denied is not None:
+            raise denied from error
         reason = reason_of(error)
-        raise TrackingError(f"tracking store {uri} cannot be used ({reason}); give another tracking URI") from error
+        raise TrackingError(
+            f"tracking store {shown(uri)} cannot be used ({reason}); give another tracking URI"
+        ) from error

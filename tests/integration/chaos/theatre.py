@@ -66,7 +66,7 @@ class Theatre:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.server = Server(folder / "mlflow")
+        self.server = Server.within(folder / "mlflow")
         self._references: dict[int, tuple[Evidence, list[Mark]]] = {}
 
     def __enter__(self) -> Theatre:
