@@ -174,6 +174,9 @@ def reachable(source: str, sha256_prefix: str | None = None) -> None:
 
 def _target(uri: str, folder: Path, prefix: str | None) -> Path:
     try:
+        if uri.startswith("http") and "@" in urlsplit(uri).netloc:
+            told = f"cannot fetch {public(uri)}: user and password in an address are not taken"
+            raise WeightsError(f"{told}; give a signed address, or fetch it by hand and give its path")
         name = unquote(urlsplit(uri).path).rsplit("/", 1)[-1]
     except ValueError as error:
         raise WeightsError(f"cannot fetch {public(uri)!r}: it is no URL ({error})") from None

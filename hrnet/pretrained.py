@@ -9,7 +9,8 @@ from pathlib import Path
 
 from hrnet.catalogue import Recipe
 from hrnet.errors import RecipeError, WeightsError
-from hrnet.fetch import is_remote, sha256_of
+from hrnet.fetch import is_remote, local_copy, sha256_of
+from hrnet.fields import public
 
 __all__ = ["canonical", "pinned"]
 
@@ -18,10 +19,11 @@ def pinned(recipe: Recipe) -> Recipe:
     """Return the recipe with the hash of its pretrained weights known, and their path absolute.
 
     A local file is hashed now; a remote one is taken by the hash that its name ends with or that was given, and is
-    held to it when it is loaded.
+    held to it when it is loaded. An address with a signature or a password is fetched now and known without them
+    afterwards, since recipes are kept and shown: whoever loads the weights finds them in the cache folder.
 
     Raises:
-        WeightsError: there is no such file, or it has another hash than the one given.
+        WeightsError: there is no such file, it has another hash than the one given, or it cannot be fetched.
         RecipeError: nothing says the hash of a remote file.
     """
     if recipe.pretrained is None:
@@ -29,10 +31,11 @@ def pinned(recipe: Recipe) -> Recipe:
     if is_remote(recipe.pretrained):
         if recipe.pretrained_sha256 is None:
             raise RecipeError(
-                f"recipe {recipe.name}: nothing says the hash of pretrained {recipe.pretrained}, by which changed "
-                "weights are told from the same; add --set pretrained_sha256=HEX (sha256sum prints it), or give a file"
+                f"recipe {recipe.name}: nothing says the hash of pretrained {public(recipe.pretrained)}, by "
+                "which changed weights are told from the same; add --set pretrained_sha256=HEX (sha256sum prints it), "
+                "or give a file"
             )
-        return recipe
+        return replace(recipe, pretrained=_known_as(recipe.pretrained, recipe.pretrained_sha256))
     path = Path(recipe.pretrained).expanduser().absolute()
     actual = _hash(path)
     if recipe.pretrained_sha256 is not None and not actual.startswith(recipe.pretrained_sha256):
@@ -50,6 +53,18 @@ def canonical(recipe: Recipe, published: Recipe) -> Recipe:
     if recipe.same_start(published):
         return replace(recipe, pretrained=published.pretrained, pretrained_sha256=published.pretrained_sha256)
     return replace(recipe, pretrained=f"sha256:{recipe.pretrained_sha256}")
+
+
+@lru_cache(maxsize=64)
+def _known_as(address: str, sha256_prefix: str) -> str:
+    """Return the address that a recipe keeps; one that keeps a secret is fetched first, once for all of a grid."""
+    shown = public(address)
+    # The query of an S3 URI names an endpoint or a region.
+    secret = shown != (address.partition("?")[0] if address.lower().startswith("s3://") else address)
+    if not secret:
+        return address
+    local_copy(address, sha256_prefix)
+    return shown
 
 
 def _hash(path: Path) -> str:

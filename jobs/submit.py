@@ -14,6 +14,7 @@ from hrnet.errors import suggestion
 from jobs import logs
 from jobs._command import CommandParser, main_of
 from jobs._options import add_dashboard, add_json
+from orchestrator.discreet import is_discreet, public
 from orchestrator.errors import UsageError
 
 HELP = "Run a command on a Ray cluster, as a job. This checkout travels with it; data and results do not."
@@ -68,6 +69,8 @@ def _checked(words: Sequence[str]) -> str:
     name = words[0]
     if name not in SUBMITTABLE:
         raise UsageError(f"{name!r} is no command to submit{suggestion(name, SUBMITTABLE)}")
+    for word in words[1:]:
+        _check_discreet(word)
     module = importlib.import_module(COMMANDS[name][0])
     parser = CommandParser(f"hrgrid {name}", module.HELP)
     module.add_arguments(parser)
@@ -84,6 +87,14 @@ def _check_place(option: str, value: str | None, *, required: bool) -> None:
         raise UsageError("give --storage (or set HRGRID_STORAGE): a job's own folder vanishes with it")
     if value is not None and "://" not in value and not value.startswith("/"):
         raise UsageError(f"{option} {value} is relative to this folder, and a job runs elsewhere; give it in full")
+
+
+def _check_discreet(word: str) -> None:
+    if not is_discreet(word):
+        raise UsageError(
+            f"{public(word)} holds a password or a signature, and everybody who lists the jobs would see it; give an "
+            "address without, or a file that every node reads, and the rest in the nodes' environment"
+        )
 
 
 def _check_secret(tracking: str | None) -> None:

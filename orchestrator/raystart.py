@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import shlex
 import socket
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from orchestrator.discreet import public
 from orchestrator.errors import ClusterError, reason_of
 
 __all__ = ["LOCAL", "SLOTS", "connect", "has_token", "prepare_environment"]
@@ -150,8 +152,11 @@ def _loopback_interface() -> str:
 
 
 def _silence() -> None:
-    """Send what Ray's own processes tell the driver to logging; Ray prints it whatever `log_to_driver` says."""
-    from ray._private import worker
+    """Send what Ray's own processes tell the driver to logging; Ray prints it whatever `log_to_driver` says.
+
+    Ray also keeps the command line of a driver, for everybody who may see the cluster: without its secrets.
+    """
+    from ray._private import utils, worker
 
     def to_log(data: dict[str, Any], ignore_prefix: bool) -> None:
         for line in data.get("lines", ()):
@@ -159,6 +164,8 @@ def _silence() -> None:
 
     if hasattr(worker, "print_to_stdstream"):
         worker.print_to_stdstream = to_log
+    if hasattr(utils, "get_entrypoint_name"):
+        utils.get_entrypoint_name = lambda: public(shlex.join(sys.orig_argv))
 
 
 def has_token() -> bool:

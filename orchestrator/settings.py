@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator.discreet import public, split_password
 from orchestrator.errors import UsageError
 
 __all__ = ["DEFAULT_BENCHMARK", "Settings", "absolute_uri", "make_settings"]
@@ -45,6 +46,11 @@ class Settings:
                 f"the tracking location {self.tracking!r} is a file store, which MLflow has retired; "
                 "give sqlite:////absolute/path/mlflow.db or the http address of a server"
             )
+        if split_password(self.tracking)[2] is not None:
+            raise UsageError(
+                f"the tracking location {public(self.tracking)} holds a password, which everybody would read who sees "
+                "a trial; put it into PGPASSWORD or ~/.pgpass, or let hrgrid serve stand before the database"
+            )
 
 
 def make_settings(
@@ -57,11 +63,14 @@ def make_settings(
 ) -> Settings:
     """Fill what is not given from HRGRID_STORAGE, HRGRID_TRACKING, MLFLOW_TRACKING_URI and HRGRID_BENCHMARK.
 
-    `folder` (default: the current one) is what relative paths are relative to. Raises UsageError.
+    `folder` (default: the current one) is what relative paths are relative to. User and password in a server's address
+    move to MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD of this process. Raises UsageError.
     """
     env = os.environ if environment is None else environment
     location = absolute_uri(storage or env.get("HRGRID_STORAGE") or DEFAULT_FOLDER, folder)
     store = tracking or env.get("HRGRID_TRACKING") or env.get("MLFLOW_TRACKING_URI")
+    if store is not None and store.startswith(("http://", "https://")):
+        store = _with_login_aside(store)
     remote = "://" in location
     if store is None and remote:
         raise UsageError(
@@ -77,9 +86,23 @@ def make_settings(
     )
 
 
+def _with_login_aside(server: str) -> str:
+    """The address alone; MLflow's clients, here and in what this process starts, find the rest in the environment."""
+    server, user, password = split_password(server)
+    for name, value in (("USERNAME", user), ("PASSWORD", password)):
+        if value is not None:
+            os.environ[f"MLFLOW_TRACKING_{name}"] = value
+    return server
+
+
 def absolute_uri(location: str, folder: Path | None = None) -> str:
     """Return a local path made absolute (`~` expanded) or an `s3://` URI without trailing slash; UsageError else."""
     if location.startswith("s3://"):
+        if split_password(location)[1] is not None:
+            raise UsageError(
+                f"the location {public(location)} holds credentials, which everybody would read who sees a trial; put "
+                "them into AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            )
         return location.rstrip("/")
     if location.startswith("file://"):
         location = location[len("file://") :]

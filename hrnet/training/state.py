@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from hrnet.catalogue import FREE_FIELDS, Recipe
 from hrnet.errors import WeightsError
+from hrnet.fields import public
 from hrnet.training.gang import Gang
 
 __all__ = ["STATE_FILE", "Progress", "load_state", "read_recipe", "recipe_hash", "save_state", "weights_hash"]
@@ -63,6 +64,11 @@ def recipe_hash(recipe: Recipe) -> str:
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
+def _shown(recipe: Recipe) -> Recipe:
+    """The recipe without the signature that the address of its weights may carry."""
+    return recipe if recipe.pretrained is None else replace(recipe, pretrained=public(recipe.pretrained))
+
+
 def save_state(
     folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress, recipe: Recipe, seed: int
 ) -> None:
@@ -75,7 +81,7 @@ def save_state(
     content = {
         "meta": {
             "format": _FORMAT,
-            "recipe": json.dumps(recipe.to_dict()),
+            "recipe": json.dumps(_shown(recipe).to_dict()),
             "recipe_hash": recipe_hash(recipe),
             "seed": seed,
             "iter": progress.step,

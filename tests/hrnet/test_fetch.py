@@ -297,3 +297,9 @@ def test_weights_in_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             local_copy("s3://weights/changed.pth", "01234567")
     finally:
         served.stop()
+
+
+def test_a_password_in_an_address_is_refused_and_not_repeated(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="user and password") as refused:
+        fetch("https://me:secret@host:80/w.pth", tmp_path)
+    assert "secret" not in str(refused.value)

@@ -38,6 +38,10 @@ def refused(argv: Sequence[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["launch", "--data=prepared", *STORED], ["--data prepared", "in full"]),
         (["data", "prepare", "/raw", "--to", "prepared"], ["--to prepared", "in full"]),
         (["launch", "--tracking", "http://me:secret@host:5000", *STORED], ["password"]),
+        (
+            ["launch", "--set", "pretrained=https://h/f.pth?X-Amz-Signature=secret", *STORED],
+            ["h/f.pth holds", "nodes"],
+        ),
     ],
     ids=lambda value: " ".join(value)[:50],
 )

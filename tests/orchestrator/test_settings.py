@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
+from orchestrator.discreet import is_discreet, public
 from orchestrator.errors import UsageError
 from orchestrator.settings import Settings, make_settings
 
@@ -53,3 +55,22 @@ def test_flags_beat_the_environment(tmp_path: Path) -> None:
 def test_what_cannot_be(tmp_path: Path, flags: dict[str, str], words: str) -> None:
     with pytest.raises(UsageError, match=words):
         made(tmp_path, {}, **flags)
+
+
+def test_a_password_in_an_address_moves_to_the_environment_or_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
+        monkeypatch.setenv(name, "")
+    assert made(tmp_path, tracking="https://ann:s%2Fcret@host:5000/x").tracking == "https://host:5000/x"
+    assert (os.environ["MLFLOW_TRACKING_USERNAME"], os.environ["MLFLOW_TRACKING_PASSWORD"]) == ("ann", "s/cret")
+    for flags in ({"tracking": "postgresql://ann:s3cret@db/runs"}, {"storage": "s3://ann:s3cret@bucket/x"}):
+        with pytest.raises(UsageError, match="holds") as refused:
+            made(tmp_path, **flags)
+        assert "s3cret" not in str(refused.value)
+
+
+def test_what_may_be_printed_of_a_command() -> None:
+    text = "launch --tracking http://a:b@h:1/p --set pretrained=https://h/f.pth?X-Sig=1&n=2 --data s3://b/d?region=x"
+    assert public(text) == "launch --tracking http://h:1/p --set pretrained=https://h/f.pth --data s3://b/d?region=x"
+    assert is_discreet("launch --data s3://b/d?region=x --name who@here")
