@@ -171,7 +171,11 @@ def train_recipe(
     # A GPU computes and the CPUs load; a CPU does both, and one process more than cores slows every step.
     processes = max(1, cpus - 2) if torch.cuda.is_available() else 0
     torch.set_num_threads(max(1, cpus - processes))
-    yield from train(recipe, open_dataset(data), seed=seed, resume=resume, loader_processes=processes)
+    dataset = open_dataset(data)
+    for name in dataset.splits:
+        # Remote ones now: a validation in the middle that waits for a download looks like a hang.
+        dataset.split(name).fetch()
+    yield from train(recipe, dataset, seed=seed, resume=resume, loader_processes=processes)
 
 
 def evaluate_checkpoint(recipe: Recipe, data: str, checkpoint: Path, *, cpus: int) -> Iterator[Event]:

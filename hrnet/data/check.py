@@ -20,13 +20,13 @@ from hrnet.data.alignment import SAMPLED, Map, edge_map, offset_finding
 from hrnet.data.cards import Card
 from hrnet.data.finding import SHOWN, Finding
 from hrnet.data.gate import is_published, manifest_findings
-from hrnet.data.location import is_local, join
+from hrnet.data.location import is_local, join, sizes
 from hrnet.data.shards import MANIFEST, PreparedDataset, Split, open_dataset
 from hrnet.data.shares import expected_shares
 from hrnet.data.stamps import hash_of
 from hrnet.data.transforms import IGNORE
 from hrnet.data.writer import fingerprint, sample_digest
-from hrnet.errors import DataError
+from hrnet.errors import DataAwayError, DataError
 
 __all__ = ["Finding", "Report", "SplitReport", "check"]
 
@@ -129,16 +129,18 @@ def check(
     """Check a prepared data set.
 
     With `quick`, what every launch does: the manifest, the samples' names and the files' sizes and hashes are looked
-    at; a local file that did not change since it was last hashed on this machine is not hashed again, one in S3 is
-    when it is brought here. Otherwise all is hashed anew and every sample is decoded too: the labels' values and
-    places, the class counts and the content's fingerprint are compared, and images that occur twice are listed.
-    `progress` is called with (samples done, samples in all, what was done last). Raises DataError if there is no data
-    set at `uri`.
+    at; a local file that did not change since it was last hashed on this machine is not hashed again. Of a remote
+    data set only the manifest and the sizes are: a machine that trains on it hashes what it brings, and one that
+    merely plans brings nothing. Otherwise all is hashed anew, remote files are brought, and every sample is decoded
+    too: the labels' values and places, the class counts and the content's fingerprint are compared, and images that
+    occur twice are listed. `progress` is called with (files brought or samples done, how many in all, what was done
+    last). Raises DataError if there is no data set at `uri`.
     """
     dataset = open_dataset(uri)
-    findings = list(_check_files(dataset, anew=not quick))
+    findings = list(_check_files(dataset, quick=quick, progress=progress))
     if not findings:
-        findings += _manifest_findings(dataset.uri, json.dumps(dataset.manifest))
+        named = is_local(dataset.uri) or not quick
+        findings += _manifest_findings(dataset.uri, json.dumps(dataset.manifest), named=named)
         if not quick:
             findings += _check_samples(dataset, workers or os.cpu_count() or 1, progress)
     elif not quick:
@@ -156,9 +158,13 @@ def check(
 
 
 @functools.lru_cache(maxsize=64)
-def _manifest_findings(uri: str, manifest: str) -> tuple[Finding, ...]:
+def _manifest_findings(uri: str, manifest: str, *, named: bool) -> tuple[Finding, ...]:
     # A launch asks for every cell, and the names of 45,000 tiles take a second to read.
     dataset = PreparedDataset(uri, json.loads(manifest))
+    if not named:
+        # The names were looked at when it was prepared.
+        forced = [Finding(kind="manifest", where=uri, message=told, fatal=True) for told in dataset.refused]
+        return (*forced, *manifest_findings(dataset.card, dataset.manifest, {}))
     try:
         names = {name: dataset.split(name).names for name in dataset.splits}
     except DataError as error:
@@ -166,19 +172,21 @@ def _manifest_findings(uri: str, manifest: str) -> tuple[Finding, ...]:
     return tuple(manifest_findings(dataset.card, dataset.manifest, names))
 
 
-def _check_files(dataset: PreparedDataset, *, anew: bool) -> Iterator[Finding]:
+def _check_files(
+    dataset: PreparedDataset, *, quick: bool, progress: Callable[[int, int, str], None] | None
+) -> Iterator[Finding]:
+    if not is_local(dataset.uri):
+        yield from _check_sizes(dataset) if quick else _check_copies(dataset, progress)
+        return
     for name in dataset.splits:
         split = dataset.split(name)
-        if not is_local(dataset.uri):
-            yield from _check_remote(split)
-            continue
         for shard in split.shards:
             path = Path(dataset.uri) / shard.file
             try:
                 size = path.stat().st_size
                 if size != shard.bytes:
                     message = f"has {size} bytes instead of {shard.bytes}"
-                elif hash_of(path, anew=anew) != shard.sha256:
+                elif hash_of(path, anew=not quick) != shard.sha256:
                     message = "does not have the hash of the manifest"
                 else:
                     continue
@@ -187,11 +195,24 @@ def _check_files(dataset: PreparedDataset, *, anew: bool) -> Iterator[Finding]:
             yield Finding(kind="file", where=str(path), message=f"{message}; prepare the data set again", fatal=True)
 
 
-def _check_remote(split: Split) -> Iterator[Finding]:
-    try:
-        split.fetch()
-    except DataError as error:
-        yield Finding(kind="file", where=split.uri, message=str(error), fatal=True)
+def _check_sizes(dataset: PreparedDataset) -> Iterator[Finding]:
+    there = sizes(dataset.uri)
+    for name in dataset.splits:
+        for shard in dataset.split(name).shards:
+            if (size := there.get(shard.file)) != shard.bytes:
+                seen = "is missing" if size is None else f"has {size} bytes instead of {shard.bytes}"
+                where = join(dataset.uri, shard.file)
+                yield Finding(kind="file", where=where, message=f"{seen}; upload the data set again", fatal=True)
+
+
+def _check_copies(dataset: PreparedDataset, progress: Callable[[int, int, str], None] | None) -> Iterator[Finding]:
+    for name in dataset.splits:
+        try:
+            dataset.split(name).fetch(anew=True, progress=progress)
+        except DataAwayError:
+            raise
+        except DataError as error:
+            yield Finding(kind="file", where=dataset.uri, message=str(error), fatal=True)
 
 
 def _damaged_samples(dataset: PreparedDataset, damaged: Sequence[Finding]) -> Iterator[Finding]:

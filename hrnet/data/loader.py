@@ -75,12 +75,12 @@ def train_batches(
     if recipe.batch_size % world:
         raise TrainingError(f"{world} workers do not divide the batch of {recipe.batch_size} images")
     iterations = _Iterations(split, recipe, seed=seed, rank=rank, world=world)
+    # Several remote shards at a time, and before the fork, which clients of remote storage do not survive.
+    split.fetch()
     if processes == 0:
         for iteration in range(start, stop):
             yield _checked(iterations[iteration])
         return
-    # Remote shards are fetched here: clients of remote storage do not survive the fork.
-    split.fetch()
     yield from _load_ahead(iterations, range(start, stop), processes)
 
 

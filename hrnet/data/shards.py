@@ -27,8 +27,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from hrnet.data.cache import Copies, Progress, RemoteFile
 from hrnet.data.cards import Card
-from hrnet.data.location import cached, folders, is_local, join, read
+from hrnet.data.location import folders, is_local, join, read
 from hrnet.errors import DataError, suggestion
 
 __all__ = [
@@ -98,11 +99,12 @@ class Split:
     def _forget_files(self) -> None:
         self._files: dict[int, pq.ParquetFile] = {}
         self._names: tuple[str, ...] | None = None
+        self._copies: Copies | None = None
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(self.__dict__)
-        for key in ("_files", "_names", "_lock"):
+        for key in ("_files", "_names", "_copies", "_lock"):
             del state[key]
         return state
 
@@ -141,26 +143,30 @@ class Split:
         if not 0 <= index < len(self):
             raise IndexError(f"{self.name} has {len(self)} samples, there is no number {index}")
         number = bisect.bisect_right(self._starts, index) - 1
-        try:
-            with self._lock:
-                table = self._open(number).read_row_group(index - self._starts[number], use_threads=False)
-        except (OSError, pa.ArrowException) as error:
-            raise self._unreadable(number, error) from error
-        row: dict[str, Any] = table.to_pylist()[0]
+        row: dict[str, Any] = self._read(number, row_group=index - self._starts[number]).to_pylist()[0]
         return row
 
-    def fetch(self) -> None:
-        """Bring all shards onto this machine and check their hashes, if they are not local; a no-op if they are."""
-        for number in range(len(self.shards)):
-            self._path(number)
+    def fetch(self, *, anew: bool = False, progress: Progress | None = None) -> None:
+        """Bring all shards into this machine's cache and check their hashes; a no-op if they are local.
+
+        With `anew` copies that are there are read again. `progress` is called after each shard. Raises DataError.
+        """
+        if not is_local(self.uri):
+            self._held().get_all([_remote(shard) for shard in self.shards], anew=anew, progress=progress)
 
     def _column(self, number: int, name: str) -> list[str]:
+        return [str(value) for value in self._read(number, columns=[name])[name].to_pylist()]
+
+    def _read(self, number: int, row_group: int | None = None, columns: list[str] | None = None) -> pa.Table:
+        """Read a sample, or a column of all."""
         try:
             with self._lock:
-                table = self._open(number).read(columns=[name], use_threads=False)
+                file = self._open(number)
+                if row_group is None:
+                    return file.read(columns=columns, use_threads=False)
+                return file.read_row_group(row_group, columns=columns, use_threads=False)
         except (OSError, pa.ArrowException) as error:
             raise self._unreadable(number, error) from error
-        return [str(value) for value in table[name].to_pylist()]
 
     def _unreadable(self, number: int, error: Exception) -> DataError:
         file = self.shards[number].file
@@ -188,8 +194,12 @@ class Split:
     def _path(self, number: int) -> Path:
         if is_local(self.uri):
             return Path(self.uri) / self.shards[number].file
-        shard = self.shards[number]
-        return cached(self.uri, shard.file, shard.sha256, self._fingerprint)
+        return self._held().get(_remote(self.shards[number]))
+
+    def _held(self) -> Copies:
+        if self._copies is None:
+            self._copies = Copies(self.uri, self._fingerprint)
+        return self._copies
 
 
 class PreparedDataset:
@@ -218,6 +228,11 @@ class PreparedDataset:
     def incomparable(self) -> tuple[str, ...]:
         """Why results on it are not comparable with the published ones: what it lacks, and labels that are others."""
         return (*self.partial, *self.manifest.get("incomparable", ()))
+
+    @property
+    def refused(self) -> tuple[str, ...]:
+        """What was seen wrong when it was prepared, and written all the same because somebody forced it."""
+        return tuple(self.manifest.get("refused", ()))
 
     def split(self, name: str) -> Split:
         """Return a split; raises DataError if there is none of that name."""
@@ -273,6 +288,10 @@ def list_datasets(data: str | Path) -> list[PreparedDataset]:
     if read(where, MANIFEST) is not None:
         return [open_dataset(where)]
     return [open_dataset(folder) for folder in folders(where) if read(folder, MANIFEST) is not None]
+
+
+def _remote(shard: Shard) -> RemoteFile:
+    return RemoteFile(name=shard.file, bytes=shard.bytes, sha256=shard.sha256)
 
 
 def _decode(data: bytes, mode: int) -> Image | None:

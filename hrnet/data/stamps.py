@@ -14,20 +14,31 @@ import json
 import os
 from pathlib import Path
 
-from hrnet.data.location import sha256_file
+from hrnet.data.location import cache_folder, sha256_file
 
-__all__ = ["hash_of"]
+__all__ = ["hash_of", "remember"]
 
 
 def hash_of(path: Path, *, anew: bool = False) -> str:
     """Return the sha256 of a local file, remembered unless `anew`; raises OSError if it cannot be read."""
-    status = path.stat()
-    seen = (status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns)
+    seen = _seen(path)
     if anew:
         digest = sha256_file(path)
         _keep(_stamp(path), seen, digest)
+        # This process may remember another one.
+        _remembered.cache_clear()
         return digest
     return _remembered(path.absolute(), seen)
+
+
+def remember(path: Path, digest: str) -> None:
+    """Note the sha256 of a local file that was computed while it was written; raises OSError if it is not there."""
+    _keep(_stamp(path), _seen(path), digest)
+
+
+def _seen(path: Path) -> tuple[int, ...]:
+    status = path.stat()
+    return status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns
 
 
 @functools.lru_cache(maxsize=4096)
@@ -45,8 +56,7 @@ def _remembered(path: Path, seen: tuple[int, ...]) -> str:
 
 
 def _stamp(path: Path) -> Path:
-    base = os.environ.get("HRGRID_CACHE") or Path.home() / ".cache" / "hrgrid"
-    return Path(base) / "hashes" / f"{hashlib.sha256(str(path.absolute()).encode()).hexdigest()[:32]}.json"
+    return cache_folder() / "hashes" / f"{hashlib.sha256(str(path.absolute()).encode()).hexdigest()[:32]}.json"
 
 
 def _keep(stamp: Path, seen: tuple[int, ...], digest: str) -> None:

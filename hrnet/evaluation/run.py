@@ -64,6 +64,8 @@ def evaluate_split(
         The confusion matrix over all images, equal on every rank.
     """
     count = val_images(split, recipe)
+    if count == len(split):
+        split.fetch()
     matrix = ConfusionMatrix(recipe.num_classes)
     training = model.training
     model.eval()

@@ -206,7 +206,8 @@ def test_data_set_in_s3(written: Path, tmp_path: Path, monkeypatch: pytest.Monke
         assert len(list((tmp_path / "cache").rglob("*.parquet"))) == 1
 
         shutil.rmtree(tmp_path / "cache")
-        boto3.client("s3").put_object(Bucket="data", Key="sets/two/train-00000.parquet", Body=b"damaged")
+        size = split.shards[0].bytes
+        boto3.client("s3").put_object(Bucket="data", Key="sets/two/train-00000.parquet", Body=bytes(size))
         with pytest.raises(DataError, match="does not have the hash of its manifest"):
             open_dataset("s3://data/sets/two").split("train").fetch()
     finally:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
@@ -11,13 +11,21 @@ from werkzeug.serving import make_server
 
 
 class AtomicS3:
-    """moto's server; two of its threads may both find a condition fulfilled, so requests pass one at a time."""
+    """moto's server; two of its threads may both find a condition fulfilled, so requests pass one at a time.
 
-    def __init__(self, port: int = 0) -> None:
+    `before` sees the WSGI environment of each request first: it may wait, or return the status and the body of an
+    answer to give in place of the server's.
+    """
+
+    def __init__(self, port: int = 0, before: Callable[[Any], tuple[str, bytes] | None] | None = None) -> None:
         app: Any = DomainDispatcherApplication(create_backend_app)
         guard = threading.Lock()
 
         def one_at_a_time(environ: Any, start_response: Any) -> Iterable[bytes]:
+            if before is not None and (instead := before(environ)) is not None:
+                status, body = instead
+                start_response(status, [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))])
+                return [body]
             with guard:
                 answer: Iterable[bytes] = app(environ, start_response)
                 return answer

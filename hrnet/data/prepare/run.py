@@ -236,7 +236,9 @@ def _write(task: _Task, destination: Path) -> Sequence[str]:
         }
         manifest = {**write_splits(building, found.card, splits), "incomparable": list(found.incomparable)}
         names = {split: [name for each in building.closed(split) for name in each.names] for split in found.splits}
-        notes = _approve(task, destination, manifest, names)
+        refused, notes = _approve(task, destination, manifest, names)
+        if refused:
+            manifest["refused"] = refused
         extra = {_SOURCE: json.dumps({"signature": task.signature}).encode()}
         publish(building, destination, manifest, extra)
     return notes
@@ -258,16 +260,18 @@ def _write_remote(task: _Task) -> Sequence[str]:
 
 def _approve(
     task: _Task, destination: Path, manifest: Mapping[str, Any], names: Mapping[str, Sequence[str]]
-) -> list[str]:
-    """Refuse what must not be published; return what else the integrity gate says."""
+) -> tuple[list[str], list[str]]:
+    """Refuse what must not be published; return what is published only by force, and all that the gate says."""
     findings = manifest_findings(task.found.card, manifest, names)
-    if not task.force and (fatal := [finding for finding in findings if finding.fatal]):
+    fatal = [finding for finding in findings if finding.fatal]
+    if fatal and not task.force:
         raise DataError(f"{task.source} is wrong, so nothing was written to {task.where}: {told(fatal)}")
     if manifest["partial"] and not task.partial:
         said = _incomplete(task.found, manifest["partial"])
         raise DataError(f"{task.source} {said}; nothing was written to {task.where}")
     _keep_what_is_there(task, str(destination), manifest["fingerprint"])
-    return [told([finding]) for finding in findings if finding.kind not in ("count", "absent")]
+    notes = [told([finding]) for finding in findings if finding.kind not in ("count", "absent")]
+    return [told([finding]) for finding in fatal], notes
 
 
 def _keep_what_is_there(task: _Task, where: str, fingerprint: str) -> None:
