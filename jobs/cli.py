@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "report": ("jobs.report", "write the leaderboard beside the published numbers"),
     "ui": ("jobs.ui", "open the MLflow UI on the right store"),
     "serve": ("jobs.serve", "start the MLflow tracking server that all machines record to"),
+    "doctor": ("jobs.doctor", "look over the cluster, or this machine: one line and one fix per finding"),
     "drill": ("jobs.drill", "kill and take away what can fail, and prove that results stay the same"),
     "submit": ("jobs.submit", "run a command on a Ray cluster, as a job"),
     "jobs": ("jobs.list_jobs", "list the jobs of a cluster"),

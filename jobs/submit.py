@@ -19,7 +19,7 @@ from orchestrator.errors import UsageError
 
 HELP = "Run a command on a Ray cluster, as a job. This checkout travels with it; data and results do not."
 
-SUBMITTABLE = ("launch", "train", "plan", "evaluate", "report", "status", "data")
+SUBMITTABLE = ("launch", "train", "plan", "evaluate", "report", "status", "data", "doctor")
 """Commands that make sense without a person in front of them."""
 
 ENVIRONMENT = ("HRGRID_DATA", "HRGRID_STORAGE", "HRGRID_TRACKING", "HRGRID_BENCHMARK")

@@ -134,6 +134,10 @@ class LocalDisk:
             self.write(path, content)
         return True
 
+    def clock(self, path: str) -> float:
+        """Return the time by the clock that stamps files in a folder, as seconds since the epoch."""
+        return _now(self.root / path)
+
     def sweep(self, path: str, age: float) -> int:
         """Delete what writers that were killed left below a folder, if nothing was written to it for `age` seconds."""
         swept, now = 0, None

@@ -150,6 +150,11 @@ class Storage:
         with self._explained("write", path):
             return self._backend.replace(path, content, version) or self._backend.read(path) == content
 
+    def clock(self, path: str = "") -> float:
+        """Return the storage's time as seconds since the epoch; on a disk `path` is a folder that exists."""
+        with self._explained("read", path):
+            return self._backend.clock(path)
+
     def sweep(self, path: str, age: float = LEFTOVER_SECONDS) -> int:
         """Delete what killed writers left half written below a folder, older than `age` seconds; return how many."""
         with self._explained("sweep", path):
@@ -217,6 +222,7 @@ class _Backend(Protocol):
     def get_file(self, path: str, file: Path) -> None: ...
     def create(self, path: str, content: bytes) -> bool: ...
     def replace(self, path: str, content: bytes, version: str) -> bool: ...
+    def clock(self, path: str) -> float: ...
     def sweep(self, path: str, age: float) -> int: ...
 
 
@@ -292,6 +298,10 @@ class _S3:
 
     def replace(self, path: str, content: bytes, version: str) -> bool:
         return self._put_if(path, content, IfMatch=version)
+
+    def clock(self, path: str) -> float:
+        answer = _client().list_objects_v2(Bucket=self.bucket, Prefix=self._folder(path), MaxKeys=1)
+        return parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"]).timestamp()
 
     def sweep(self, path: str, age: float) -> int:
         # The parts of an upload that was never ended are seen by nobody and paid for every month.

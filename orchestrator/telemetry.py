@@ -12,12 +12,14 @@ from typing import Any, Final
 
 import psutil
 
-__all__ = ["Gpus", "Sampler", "device", "machine"]
+__all__ = ["Gpus", "Sampler", "device", "installed_gpus", "machine"]
 
 GB: Final = 1e9
 _LIBRARY: Final = "libnvidia-ml.so.1"
 _NAME_BYTES: Final = 96
 """NVML_DEVICE_NAME_V2_BUFFER_SIZE of nvml.h."""
+_VERSION_BYTES: Final = 80
+"""NVML_SYSTEM_DRIVER_VERSION_BUFFER_SIZE of nvml.h."""
 
 
 class _Utilization(ctypes.Structure):
@@ -90,6 +92,19 @@ class Gpus:
         if power:
             found["gpu_power_w"] = sum(power)
         return found
+
+
+def installed_gpus() -> dict[str, Any]:
+    """The machine's GPUs, whichever this process may use: `names`, and the `driver`'s version (None: no driver)."""
+    gpus = Gpus("")
+    if gpus._nvml is None:
+        return {"driver": None, "names": []}
+    version, count = ctypes.create_string_buffer(_VERSION_BYTES), ctypes.c_uint()
+    if gpus._nvml.nvmlSystemGetDriverVersion(version, _VERSION_BYTES) != 0:
+        return {"driver": None, "names": []}
+    gpus._nvml.nvmlDeviceGetCount_v2(ctypes.byref(count))
+    every = [Gpus(str(index)) for index in range(count.value)]
+    return {"driver": version.value.decode(), "names": [gpu.name or "unnamed" for gpu in every]}
 
 
 def machine(gpus: Gpus | None = None) -> dict[str, float]:

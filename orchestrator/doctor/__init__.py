@@ -1,0 +1,1 @@
+"""Looks over a cluster, or one machine, before anybody trains on it: facts from every node, judged to findings."""
