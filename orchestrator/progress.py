@@ -37,12 +37,14 @@ class ProgressWriter:
 
     def __init__(self, ledger: Ledger, job: Assignment, beat: Callable[[], None]) -> None:
         self._ledger, self._job, self._beat = ledger, job, beat
+        self._before = self._last_attempt()
         self._document: dict[str, Json] = {
             "state": "running", "phase": "training", "step": 0, "total": 0, "metrics": {}, "cell": job.spec.cell.name,
             "run_id": job.run_id, "workers": job.workers, "host": socket.gethostname(), "pid": os.getpid(),
             "owner": job.owner, "lease": job.lease, "started": time.time(), "device": device(Gpus()),
             "share": job.share,
-            "attempt": self._number(),
+            "attempt": 1 + int(self._before.get("attempt", 0)),
+            "lost_seconds": float(self._before.get("lost_seconds", 0.0)),
         }  # fmt: skip
         self.stop_asked = False
         self._guard = threading.Lock()
@@ -58,6 +60,16 @@ class ProgressWriter:
             self._document |= fields
             if metrics:
                 self._document["metrics"] = {**self._document["metrics"], **metrics}
+
+    def resumed(self, step: int, saved: float) -> None:
+        """Tell the step that this attempt goes on from, and when (epoch seconds) it was saved; 0: from the beginning.
+
+        What the attempt before did after that, and the time until now, is lost.
+        """
+        lost, since = 0.0, max(saved, float(self._before.get("started", 0.0)))
+        if since and self._document["attempt"] > 1:
+            lost = max(0.0, time.time() - since)
+        self.update(resumed_from=step, lost_seconds=round(self._document["lost_seconds"] + lost, 3))
 
     def gpu_load(self, percent: float | None) -> None:
         """Keep the highest load that was sampled in training: it tells whether another trial may share the GPU."""
@@ -82,11 +94,11 @@ class ProgressWriter:
         if self._lost is not None:
             raise self._lost
 
-    def _number(self) -> int:
-        """This attempt's number under the lease: one more than that of the last who wrote a progress."""
+    def _last_attempt(self) -> Mapping[str, Json]:
+        """What the last attempt under the lease wrote; empty for the first."""
         what, key = f"worker 0 of trial {self._job.key}", self._job.key
         last = patiently(what, lambda: self._ledger.progress(key), say=_log.warning) or {}
-        return 1 + (int(last.get("attempt", 0)) if last.get("lease") == self._job.lease else 0)
+        return last if last.get("lease") == self._job.lease else {}
 
     def _work(self) -> None:
         self._write()

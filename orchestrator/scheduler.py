@@ -17,6 +17,7 @@ from orchestrator.admission import admission
 from orchestrator.dispatch import Dispatch
 from orchestrator.errors import ClusterError, StorageError
 from orchestrator.failures import classify
+from orchestrator.gauges import shown
 from orchestrator.halving import asha, validations_told
 from orchestrator.ledger import Entry, Ledger
 from orchestrator.mourning import mourner
@@ -61,6 +62,10 @@ class TrialProgress:
     """One sentence while it is far below its reference."""
     failure: str | None = None
     advice: str | None = None
+    restarts: int = 0
+    """Of its gang, since its driver started."""
+    lost_seconds: float = 0.0
+    """What the restarts cost, see `ProgressWriter.resumed`."""
 
 
 def run_plan(
@@ -173,6 +178,8 @@ class _Watch:
             warning=str(progress.get("warning") or ""),
             failure=None if result is None else result.get("failure"),
             advice=None if result is None else result.get("advice"),
+            restarts=max(0, int(progress.get("attempt", 1)) - 1),
+            lost_seconds=float(progress.get("lost_seconds", 0.0)),
         )
         if result is not None:
             self._ended[key], self.results[key] = found, result
@@ -196,7 +203,7 @@ def _run(
         started = connect(address=options.address, slots=plan.cluster.slots, cpus=cpus, gpus=plan.cluster.gpus)
     import ray
 
-    tuning = _Tuning(workload, plan, settings, options)
+    tuning, on_update = _Tuning(workload, plan, settings, options), shown(settings.benchmark, on_update)
     interval = options.poll_seconds or (1.0 if Storage(settings.storage).is_local else 5.0)
 
     def look() -> bool:

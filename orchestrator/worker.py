@@ -128,7 +128,7 @@ class _Desk:
             self._companion.see(event.metrics, event.step, event.total)
         if event.save is not None:
             # The next attempt records again what this one loses if it is killed: the curve has no gap there.
-            info = {"unsent": self.recorder.unsent()}
+            info = {"unsent": self.recorder.unsent(), "saved": time.time()}
             self.keeper.take(event.save, event.step, _floats(event.metrics), best=event.best, info=info)
 
     def evaluation_event(self, event: Event) -> None:
@@ -252,7 +252,8 @@ def _train_and_evaluate(
         if desk is not None:
             desk.recorder.restore(resume.info.get("unsent", ()))
     if desk is not None:
-        desk.progress.update(resumed_from=0 if resume is None else resume.step)
+        saved = 0.0 if resume is None else float(resume.info.get("saved", 0.0))
+        desk.progress.resumed(0 if resume is None else resume.step, saved)
     step, wish = _train(workload, job, desk, log, resume, watchdog)
     watchdog.rest()
     if wish == "stop":
