@@ -20,6 +20,12 @@ if TYPE_CHECKING:
     from orchestrator.report import Report
     from orchestrator.trainer import TrialOutcome
 
+_TOLD = 3
+"""Failed cells of which the end of the log is printed."""
+
+_LINES = 15
+"""Lines of each."""
+
 HELP = "Train and evaluate a grid of cells. Run again, it skips what is finished and continues what is not."
 
 
@@ -112,7 +118,9 @@ def _carry_out(made: Draft, address: str | None) -> Sequence[TrialOutcome]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     for key, reference in made.references.items():
         keep_reference(Storage(made.settings.storage), key, reference)
-    options = RunOptions(provenance=provenance.capture(), address=address, halving=made.halving)
+    options = RunOptions(
+        provenance=provenance.capture(), patch=provenance.source().patch, address=address, halving=made.halving
+    )
     try:
         with Board(made.plan.trials) as board:
             return run_plan(made.workload, made.plan, made.settings, board.update, options, _say)
@@ -157,10 +165,21 @@ def _conclude(made: Draft, outcomes: Sequence[TrialOutcome]) -> int:
             print(f"  {places.storage}/trials/{outcome.key}/logs  {outcome.cell}")
             if outcome.advice:
                 print(f"    {outcome.failure}: {outcome.advice}")
+        for outcome in failed[:_TOLD]:
+            _print_end(outcome)
     print(f"\nreport: {written['html']}")
     print(f"trials, logs, checkpoints: {places.storage}/trials")
     print(f"next: hrgrid ui --storage {places.storage}   hrgrid status --storage {places.storage}")
     return FAILED if unfinished else 0
+
+
+def _print_end(outcome: TrialOutcome) -> None:
+    """Print the last lines of the log of the worker that failed, as who follows a job may not read the storage."""
+    _, *lines = (outcome.error or "").splitlines() or [""]
+    if lines:
+        print(f"\n{outcome.cell}: {lines[0]}")
+        for line in lines[1:][-_LINES:]:
+            print(f"  {line}")
 
 
 def _print_samples(made: Draft) -> None:

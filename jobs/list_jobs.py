@@ -27,13 +27,12 @@ def run(args: argparse.Namespace) -> int:
 
     jobs = cluster.jobs(args.address)
     if args.json:
-        print(json.dumps([dataclasses.asdict(job) for job in jobs], indent=1))
+        print(json.dumps([{**dataclasses.asdict(job), "seconds": job.seconds} for job in jobs], indent=1))
         return 0
     rows = []
     for job in jobs:
         began = "-" if job.started is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(job.started))
-        lasted = None if job.started is None else (job.ended or time.time()) - job.started
-        rows.append((job.name, job.status, began, duration(lasted), job.command))
+        rows.append((job.name, job.status, began, duration(job.seconds), job.command))
     print_table(("job", "status", "started", "lasted", "command"), rows, right={"lasted"})
     return 0
 

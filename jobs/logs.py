@@ -31,8 +31,18 @@ def show(name: str, address: str | None, *, follow: bool) -> int:
         sys.stdout.write(text)
         sys.stdout.flush()
 
-    job = cluster.logs(name, write=write, address=address, follow=follow)
-    print(f"hrgrid: job {name} {job.status}{': ' if job.message else ''}{job.message}", file=sys.stderr)
+    def tell(sentence: str) -> None:
+        print(f"hrgrid: {sentence}", file=sys.stderr, flush=True)
+
+    try:
+        job = cluster.logs(name, write=write, tell=tell, address=address, follow=follow)
+    except KeyboardInterrupt:
+        where = f" --address {address}" if address else ""
+        tell(f"job {name} goes on; follow it again: hrgrid logs {name} -f{where}   stop it: hrgrid stop {name}{where}")
+        raise
+    # Of a failed job Ray's message goes on with the end of the log, which stands above.
+    reason = job.message.strip().split("\n", 1)[0].split(", last available logs")[0]
+    tell(f"job {name} {job.status}{': ' if reason else ''}{reason}")
     return job.code if follow else 0
 
 

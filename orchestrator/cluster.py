@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shlex
-import shutil
+import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,19 +16,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from orchestrator.errors import ClusterError, UsageError, reason_of
-from orchestrator.workload import Json
+from orchestrator import withdraw
+from orchestrator.checkout import Checkout
+from orchestrator.errors import ClusterError, OrchestratorError, UsageError, reason_of
+from orchestrator.joblog import Reader
+from orchestrator.provenance import CARRIED, PATCH_FILE, Source
 
-__all__ = ["PACKAGE", "Job", "Submission", "job", "jobs", "logs", "package", "stop", "submit"]
+__all__ = ["Job", "Submission", "hosts", "job", "jobs", "logs", "stop", "submit"]
 
-PACKAGE: Final = ("hrnet", "orchestrator", "jobs", "pyproject.toml")
-"""What travels to the cluster; nothing else of the working folder does."""
 DEFAULT_ADDRESS: Final = "http://127.0.0.1:8265"
 ENDED: Final = frozenset({"SUCCEEDED", "FAILED", "STOPPED"})
-PATIENCE_SECONDS: Final = 300.0
-"""How long `logs` keeps trying to reach a cluster that has gone silent."""
-_STOP_ENVIRONMENT: Final = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": "120"}
-"""A job is asked to stop as by Ctrl-C and gets the time to leave true states behind."""
+STOP_SECONDS: Final = 120
+"""What a job gets to leave true states behind: a launch waits up to a minute for checkpoints, then tells MLflow."""
+PENDING_SECONDS: Final = 5.0
+"""A job that is still PENDING so long after it was asked to stop has no process that could hear it."""
+FRESH_SECONDS: Final = 60.0
+"""A head answers some time before it can start jobs."""
+_STOP_ENVIRONMENT: Final = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)}
+"""A job is asked to stop as by Ctrl-C."""
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,8 +47,9 @@ class Job:
     """PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED."""
     command: str
     message: str = ""
+    """Why it is in this state; of a failed one with the end of its log."""
     started: float | None = None
-    """Epoch seconds."""
+    """When it was submitted, epoch seconds."""
     ended: float | None = None
     exit_code: int | None = None
 
@@ -49,6 +57,11 @@ class Job:
     def has_ended(self) -> bool:
         """No more output will come."""
         return self.status in ENDED
+
+    @property
+    def seconds(self) -> float | None:
+        """How long it lasted, or has lasted by now; None before it was started."""
+        return None if self.started is None else (self.ended or time.time()) - self.started
 
     @property
     def code(self) -> int:
@@ -63,8 +76,13 @@ class Submission:
     """What was sent."""
 
     job: str
+    """Name of the job."""
     address: str
+    """Dashboard of its cluster."""
     package_bytes: int
+    """Size of the code that travelled."""
+    before: Job | None = None
+    """The ended job whose name was asked for; this one has a number behind it."""
 
 
 def submit(
@@ -73,46 +91,31 @@ def submit(
     root: Path,
     address: str | None = None,
     env: Mapping[str, str] | None = None,
-    submission_id: str | None = None,
-    provenance: Mapping[str, Json] | None = None,
+    name: str | None = None,
+    source: Source | None = None,
 ) -> Submission:
-    """Send the repository's packages below `root` and start a command (an argument list) as a Ray job.
+    """Send the packages of the checkout `root` and start a command (an argument list) as a Ray job.
 
-    `env` must hold no secret: Ray shows it to everybody who may see the job. Raises ClusterError, or UsageError for
-    a submission id that is taken.
+    `env` must hold no secret: Ray shows it to everybody who may see the job. A `name` of a job that has ended gets a
+    number; None: Ray makes one up. `source`: what is known of the code, which the job's `provenance` then returns.
+    Raises ClusterError, and UsageError for a name that is taken or a package that is too large.
     """
+    if name is not None and not _NAME.fullmatch(name):
+        raise UsageError(f"the job name {name!r} is not usable; take letters, digits, '.', '_' or '-', up to 100")
     with tempfile.TemporaryDirectory(prefix="hrgrid-package-") as temporary:
-        size = package(root, Path(temporary))
+        size = Checkout(root).copy(Path(temporary))
         variables = {**_STOP_ENVIRONMENT, "PYTHONUNBUFFERED": "1", **(env or {})}
-        if provenance:
-            variables["HRGRID_PROVENANCE"] = json.dumps(provenance)
+        if source is not None:
+            variables[CARRIED] = json.dumps({**source.facts, "submit_host": socket.gethostname()})
+            if source.patch:
+                size += (Path(temporary) / PATCH_FILE).write_bytes(source.patch.encode())
         with _client(address) as (client, where):
-            try:
-                # `exec`, so that the stop signal reaches Python and not a shell.
-                name = client.submit_job(
-                    entrypoint=f"exec {shlex.join(entrypoint)}",
-                    submission_id=submission_id,
-                    runtime_env={"working_dir": temporary, "env_vars": variables},
-                )
-            except RuntimeError as error:
-                if submission_id and "already exists" in str(error):
-                    raise UsageError(f"a job {submission_id!r} exists on {where}; choose another name") from None
-                raise
-    return Submission(job=str(name), address=where, package_bytes=size)
-
-
-def package(root: Path, target: Path) -> int:
-    """Copy the allow-listed sources of a checkout to a folder; return their size in bytes."""
-    for name in PACKAGE:
-        source = root / name
-        if source.is_dir():
-            ignore = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
-            shutil.copytree(source, target / name, ignore=ignore)
-        elif source.is_file():
-            shutil.copy2(source, target / name)
-        else:
-            raise UsageError(f"{root} is no checkout of hrgrid: it has no {name}; run submit in the repository's root")
-    return sum(file.stat().st_size for file in target.rglob("*") if file.is_file())
+            before = None if name is None else _namesake(client, name, where)
+            free = name if before is None else _free_name(client, str(name))
+            # `exec`, so that the stop signal reaches Python and not a shell.
+            runtime_env = {"working_dir": temporary, "env_vars": variables}
+            taken = _start(client, f"exec {shlex.join(entrypoint)}", free, runtime_env, where)
+    return Submission(job=taken, address=where, package_bytes=size, before=before)
 
 
 def jobs(address: str | None = None) -> list[Job]:
@@ -128,49 +131,55 @@ def job(name: str, address: str | None = None) -> Job:
         return _find(client, name, where)
 
 
+def hosts(address: str | None = None) -> list[str]:
+    """Host names of the machines that are in the cluster now."""
+    with _client(address) as (client, where):
+        answer = client._do_request("GET", "/nodes?view=hostNameList")
+        if answer.status_code != 200:
+            raise ClusterError(f"the Ray cluster at {where} does not tell its machines ({answer.status_code})")
+        return sorted(answer.json()["data"]["hostNameList"])
+
+
 def logs(
     name: str,
     *,
     write: Callable[[str], object],
+    tell: Callable[[str], object] = lambda sentence: None,
     address: str | None = None,
     follow: bool = False,
-    interval: float = 1.0,
 ) -> Job:
     """Hand a job's output to `write`; with `follow` until the job has ended. Return the job as it is then.
 
-    A connection that breaks is made again for five minutes, and no line is lost or written twice.
+    `tell` is given a sentence when the connection breaks; it is made again, see `orchestrator.joblog`.
     """
-    shown, silent_since = 0, None
-    while True:
-        try:
-            with _client(address) as (client, where):
-                current = _find(client, name, where)
-                text = str(client.get_job_logs(name))
-            silent_since = None
-        except ClusterError:
-            silent_since = silent_since or time.monotonic()
-            if not follow or time.monotonic() - silent_since > PATIENCE_SECONDS:
-                raise
-            time.sleep(interval)
-            continue
-        if len(text) > shown:
-            write(text[shown:])
-            shown = len(text)
-        if current.has_ended or not follow:
-            return current
-        # The whole log is read each time: the longer it is, the less often.
-        time.sleep(interval * (1.0 + len(text) / 1e6))
+    current: list[Job] = []
+
+    def ended(client: Any, where: str) -> bool:
+        current[:] = [_find(client, name, where)]
+        return current[0].has_ended or not follow
+
+    Reader(name, lambda: _client(address), write, tell).read(ended)
+    return current[0]
 
 
-def stop(name: str, *, address: str | None = None, timeout: float = 150.0) -> Job:
-    """Stop a job and wait until it has ended; raises ClusterError when it has not after `timeout` seconds."""
-    deadline = time.monotonic() + timeout
+def stop(
+    name: str, *, address: str | None = None, timeout: float = STOP_SECONDS + 30.0, python: str = "python"
+) -> Job:
+    """Stop a job and wait until it has ended; one that has ended already is returned as it is.
+
+    A job that waits for resources is withdrawn: a small job on the cluster ends what waits in its place, with the
+    cluster's `python`. Raises ClusterError when the job has not ended after `timeout` seconds.
+    """
+    asked = time.monotonic()
     with _client(address) as (client, where):
         current = _find(client, name, where)
         if not current.has_ended:
             client.stop_job(name)
         while not current.has_ended:
-            if time.monotonic() > deadline:
+            waited = time.monotonic() - asked
+            if current.status == "PENDING" and waited > PENDING_SECONDS:
+                _withdraw(client, name, python, asked + timeout, where)
+            elif waited > timeout:
                 raise ClusterError(
                     f"job {name!r} is still {current.status} {timeout:.0f} s after it was asked to stop; look at its "
                     "log, or stop it again"
@@ -178,6 +187,54 @@ def stop(name: str, *, address: str | None = None, timeout: float = 150.0) -> Jo
             time.sleep(0.5)
             current = _find(client, name, where)
     return current
+
+
+def _withdraw(client: Any, name: str, python: str, until: float, where: str) -> None:
+    """Run `orchestrator.withdraw` on the cluster and leave no trace of it."""
+    text = Path(withdraw.__file__).read_text(encoding="utf-8")
+    helper = str(client.submit_job(entrypoint=f"exec {shlex.join([python, '-c', text, name])}"))
+    done = _find(client, helper, where)
+    while not done.has_ended:
+        if time.monotonic() > until:
+            raise ClusterError(
+                f"job {name!r} waits for resources, and {helper}, which is to withdraw it, does not end"
+            )
+        time.sleep(0.5)
+        done = _find(client, helper, where)
+    if done.status != "SUCCEEDED" and _find(client, name, where).status == "PENDING":
+        said = (done.message.strip().splitlines() or ["no reason given"])[-1]
+        raise ClusterError(f"job {name!r} waits for resources and could not be withdrawn ({said})")
+    client.delete_job(helper)
+
+
+def _start(client: Any, entrypoint: str, name: str | None, runtime_env: Mapping[str, Any], where: str) -> str:
+    """Start a job; a head that has only just been started is waited for."""
+    until = time.monotonic() + FRESH_SECONDS
+    while True:
+        try:
+            return str(client.submit_job(entrypoint=entrypoint, submission_id=name, runtime_env=runtime_env))
+        except RuntimeError as error:
+            if "already exists" in str(error):
+                raise UsageError(f"a job {name!r} exists on {where}; choose another name") from None
+            if "No available agent" not in str(error) or time.monotonic() > until:
+                raise
+        time.sleep(1.0)
+
+
+def _namesake(client: Any, name: str, where: str) -> Job | None:
+    """The ended job of a name, or None; raises UsageError for one that has not ended."""
+    found = next((_job(detail) for detail in client.list_jobs() if detail.submission_id == name), None)
+    if found is not None and not found.has_ended:
+        raise UsageError(
+            f"a job {name!r} is {found.status} on {where}; stop it first (hrgrid stop {name}) or choose another name"
+        )
+    return found
+
+
+def _free_name(client: Any, name: str) -> str:
+    """Ray takes no name twice: `NAME-2`, or the first number that is free."""
+    taken = {detail.submission_id for detail in client.list_jobs()}
+    return next(candidate for number in range(2, 10_000) if (candidate := f"{name}-{number}") not in taken)
 
 
 @contextmanager
@@ -189,9 +246,7 @@ def _client(address: str | None) -> Iterator[tuple[Any, str]]:
 
     try:
         yield JobSubmissionClient(where), where
-    except ClusterError:
-        raise
-    except UsageError:
+    except OrchestratorError:
         raise
     except Exception as error:
         text = str(error).strip()

@@ -7,6 +7,7 @@ should have been told stands in the trial's result, and `orchestrator.reconcile`
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import socket
 import tempfile
@@ -75,8 +76,13 @@ class Ending:
         return dataclasses.asdict(self)
 
 
-def open_run(tracker: Tracker, planned: PlannedTrial, settings: Settings, provenance: Mapping[str, Json]) -> str:
-    """Return the id of the trial's run, RUNNING, with its tags, params and recipe; found before it is made."""
+def open_run(
+    tracker: Tracker, planned: PlannedTrial, settings: Settings, provenance: Mapping[str, Json], patch: str = ""
+) -> str:
+    """Return the id of the trial's run, RUNNING, with its tags, params, recipe and origin; found before it is made.
+
+    `patch`: how the code differs from the commit that `provenance` names.
+    """
     spec = planned.spec
     params = {**flatten(spec.settings), "seed": str(spec.seed)}
     run_id = tracker.start_run(planned.key, spec.title, tags=_tags(planned, settings, provenance), params=params)
@@ -85,7 +91,29 @@ def open_run(tracker: Tracker, planned: PlannedTrial, settings: Settings, proven
 
         document = {"cell": spec.cell.name, "seed": spec.seed, "settings": _plain(spec.settings)}
         tracker.log_artifact(run_id, yaml.safe_dump(document, sort_keys=False), "config/recipe.yaml")
+    _log_origin(tracker, run_id, planned, provenance, patch)
     return run_id
+
+
+def _log_origin(
+    tracker: Tracker, run_id: str, planned: PlannedTrial, provenance: Mapping[str, Json], patch: str
+) -> None:
+    """Keep what code, versions, hosts and data the run comes of; of each launch with other ones in its own folder.
+
+    The first is `provenance/`, the next `provenance/2/`.
+    """
+    spec = planned.spec
+    data = {"data": spec.data, "data_fingerprint": spec.data_fingerprint, "code_version": spec.code_version}
+    content = json.dumps({**provenance, **data, "key": planned.key}, indent=1, sort_keys=True)
+    folder, number = "provenance", 1
+    while (known := tracker.read_artifact(run_id, f"{folder}/provenance.json")) is not None:
+        if known == content.encode():
+            return
+        number += 1
+        folder = f"provenance/{number}"
+    if patch:
+        tracker.log_artifact(run_id, patch, f"{folder}/diff.patch")
+    tracker.log_artifact(run_id, content, f"{folder}/provenance.json")
 
 
 def ending_of(
@@ -111,6 +139,7 @@ def wait_for_run(
     provenance: Mapping[str, Json],
     waiting: Callable[[], object],
     *,
+    patch: str = "",
     seconds: float = OPEN_SECONDS,
 ) -> tuple[str, int]:
     """Do as `open_run`, again and again while the store is away; `waiting` is called before each further attempt.
@@ -126,7 +155,7 @@ def wait_for_run(
             problem = str(error)
         else:
             try:
-                run_id = open_run(tracker, planned, settings, provenance)
+                run_id = open_run(tracker, planned, settings, provenance, patch)
                 return run_id, tracker.start_ms(run_id)
             except TrackingError:
                 raise
@@ -178,6 +207,8 @@ def deliver(tracker: Tracker, run_id: str, key: str, storage: Storage) -> None:
 
 def _tags(planned: PlannedTrial, settings: Settings, provenance: Mapping[str, Json]) -> dict[str, str]:
     spec, commit = planned.spec, str(provenance.get("git_commit") or "")
+    branch, dirty = str(provenance.get("git_branch") or ""), provenance.get("git_dirty")
+    host = str(provenance.get("host") or socket.gethostname())
     return {
         **spec.cell.facets,
         "hrgrid.benchmark": settings.benchmark,
@@ -185,12 +216,15 @@ def _tags(planned: PlannedTrial, settings: Settings, provenance: Mapping[str, Js
         "hrgrid.data": spec.data,
         "hrgrid.data_fingerprint": spec.data_fingerprint,
         "hrgrid.git_commit": commit,
-        "hrgrid.host": str(provenance.get("host") or socket.gethostname()),
+        "hrgrid.git_dirty": "" if dirty is None else str(bool(dirty)).lower(),
+        "hrgrid.host": host,
         "hrgrid.not_comparable": "; ".join(spec.not_comparable),
         "hrgrid.sample": " ".join(f"{name}={value}" for name, value in spec.sample.items()),
         "hrgrid.seed": str(spec.seed),
+        "hrgrid.submit_host": str(provenance.get("submit_host") or host),
         "hrgrid.verdict": "running",
         "hrgrid.workers": str(planned.workers),
+        "mlflow.source.git.branch": branch,
         "mlflow.source.git.commit": commit,
         "mlflow.source.name": "hrgrid",
     }

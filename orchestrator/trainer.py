@@ -48,6 +48,9 @@ class RunOptions:
     provenance: Mapping[str, Json] = field(default_factory=dict)
     """`provenance.capture()` of the machine that launches; never captured on a worker."""
 
+    patch: str = ""
+    """How the code of this launch differs from the commit in `provenance`, as `git diff` says it."""
+
     owner: str = ""
     """Who launches: host, process and its start; leases carry it. Empty: this process."""
 
@@ -159,7 +162,9 @@ def _carried_out(
     try:
         with _renewing(ledger, key, options.owner, lease):
             waiting = _waiting(ledger, planned, options, lease)
-            run_id, start_ms = wait_for_run(tracker, planned, settings, options.provenance, waiting)
+            run_id, start_ms = wait_for_run(
+                tracker, planned, settings, options.provenance, waiting, patch=options.patch
+            )
     except TrackingError as problem:
         error, seconds = f"{cell}: {problem}", time.time() - began
         failed = dataclasses.replace(failed, error=error, failure="tracking", seconds=seconds)

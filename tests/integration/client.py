@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from orchestrator import cluster
+from orchestrator.provenance import Source
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -17,8 +18,8 @@ def main(command: str, *arguments: str) -> object:
         case "submit":
             name, python_path, *entrypoint = arguments
             env = {"PYTHONPATH": python_path}
-            provenance = {"git_commit": "0123abc"}
-            sent = cluster.submit(entrypoint, root=ROOT, env=env, submission_id=name, provenance=provenance)
+            source = Source(facts={"git_commit": "0123abc"}, patch="--- a\n+++ b\n")
+            sent = cluster.submit(entrypoint, root=ROOT, env=env, name=name, source=source)
             return dataclasses.asdict(sent)
         case "jobs":
             return [dataclasses.asdict(job) for job in cluster.jobs()]

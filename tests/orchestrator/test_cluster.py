@@ -1,4 +1,4 @@
-"""What travels to a cluster, and the sentences of a cluster that is not there."""
+"""The sentences of a cluster that is not there, and how a job's end becomes an exit code."""
 
 from __future__ import annotations
 
@@ -6,29 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cluster import Job, jobs, package
+from orchestrator.cluster import Job, jobs
 from orchestrator.errors import ClusterError, UsageError
 from orchestrator.raystart import prepare_environment
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
-
-
-def test_only_the_allow_list_travels(tmp_path: Path) -> None:
-    root, target = tmp_path / "root", tmp_path / "target"
-    for name in ("hrnet/model.py", "hrnet/__pycache__/model.pyc", "orchestrator/plan.py", "jobs/cli.py", ".git/HEAD"):
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text("x" * 10)
-    (root / "hrgrid-results").mkdir()
-    (root / "pyproject.toml").write_text("y" * 5)
-    target.mkdir()
-    assert package(root, target) == 35
-    found = sorted(path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file())
-    assert found == ["hrnet/model.py", "jobs/cli.py", "orchestrator/plan.py", "pyproject.toml"]
-
-
-def test_a_folder_that_is_no_checkout_is_told(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="it has no hrnet"):
-        package(tmp_path, tmp_path)
 
 
 def test_a_cluster_that_is_not_there_is_one_sentence() -> None:

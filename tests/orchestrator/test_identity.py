@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import pytest
 
 from orchestrator.identity import canonical_json, trial_key
-from orchestrator.provenance import capture
 from orchestrator.workload import Cell, Spec
 
 SPEC = Spec(
@@ -64,25 +60,3 @@ def test_the_key_is_the_same_in_every_process() -> None:
 def test_values_without_one_text_are_refused() -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         canonical_json({"x": float("nan")})
-
-
-def test_provenance_outside_git_names_the_rest(tmp_path: Path) -> None:
-    facts = capture(tmp_path)
-    assert facts["git_commit"] is None
-    assert facts["git_dirty"] is None
-    assert facts["python"] == ".".join(map(str, sys.version_info[:3]))
-    assert json.loads(json.dumps(facts)) == facts
-
-
-def test_provenance_inside_git(tmp_path: Path) -> None:
-    def git(*args: str) -> str:
-        settings = ("-c", "user.name=t", "-c", "user.email=t@example.org")
-        command = ["git", "-C", str(tmp_path), *settings, *args]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-
-    git("init", "-q")
-    git("commit", "-q", "--allow-empty", "-m", "one")
-    assert capture(tmp_path)["git_commit"] == git("rev-parse", "HEAD")
-    assert capture(tmp_path)["git_dirty"] is False
-    (tmp_path / "new").write_text("")
-    assert capture(tmp_path)["git_dirty"] is True
