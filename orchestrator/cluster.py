@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import re
 import shlex
+import shutil
 import socket
 import tempfile
 import time
@@ -34,6 +36,12 @@ FRESH_SECONDS: Final = 60.0
 """A head answers some time before it can start jobs."""
 _STOP_ENVIRONMENT: Final = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)}
 """A job is asked to stop as by Ctrl-C."""
+_CHATTY: Final = (
+    "ray.dashboard.modules.job.sdk",
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray._private.runtime_env.packaging",
+)
+"""Loggers of Ray that tell of every upload and every connection."""
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -190,9 +198,11 @@ def stop(
 
 
 def _withdraw(client: Any, name: str, python: str, until: float, where: str) -> None:
-    """Run `orchestrator.withdraw` on the cluster and leave no trace of it."""
-    text = Path(withdraw.__file__).read_text(encoding="utf-8")
-    helper = str(client.submit_job(entrypoint=f"exec {shlex.join([python, '-c', text, name])}"))
+    """Run `orchestrator.withdraw` on the cluster, as a job of its own, which stays in the list of jobs."""
+    with tempfile.TemporaryDirectory(prefix="hrgrid-withdraw-") as temporary:
+        shutil.copy(withdraw.__file__, Path(temporary) / "withdraw.py")
+        entrypoint = f"exec {shlex.join([python, 'withdraw.py', name])}"
+        helper = _start(client, entrypoint, None, {"working_dir": temporary}, where)
     done = _find(client, helper, where)
     while not done.has_ended:
         if time.monotonic() > until:
@@ -204,7 +214,6 @@ def _withdraw(client: Any, name: str, python: str, until: float, where: str) -> 
     if done.status != "SUCCEEDED" and _find(client, name, where).status == "PENDING":
         said = (done.message.strip().splitlines() or ["no reason given"])[-1]
         raise ClusterError(f"job {name!r} waits for resources and could not be withdrawn ({said})")
-    client.delete_job(helper)
 
 
 def _start(client: Any, entrypoint: str, name: str | None, runtime_env: Mapping[str, Any], where: str) -> str:
@@ -244,6 +253,8 @@ def _client(address: str | None) -> Iterator[tuple[Any, str]]:
     _prepare_token()
     from ray.job_submission import JobSubmissionClient
 
+    for chatty in _CHATTY:
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     try:
         yield JobSubmissionClient(where), where
     except OrchestratorError:

@@ -1,7 +1,7 @@
-"""Take back a Ray job that never began: `python -m orchestrator.withdraw JOB` on a node of its cluster.
+"""Take back a Ray job that never began: `python withdraw.py JOB` on a node of its cluster.
 
 Ray's own stop waits for the process of such a job, and its demand for resources stays: for as long as 15 minutes, in
-which an autoscaler may buy machines for it. `orchestrator.cluster` sends this file's text as a small job, so it must
+which an autoscaler may buy machines for it. `orchestrator.cluster` sends this file alone as a small job, so it must
 need nothing of the package.
 """
 

@@ -4,31 +4,69 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
+import threading
+import time
 from pathlib import Path
+from urllib.parse import urlsplit
 
+from jobs._relay import Relay
 from orchestrator import cluster
 from orchestrator.provenance import Source
 
 ROOT = Path(__file__).resolve().parents[2]
+PATCH = "--- a/x.py\n+++ b/x.py\n"
+OUTAGE = 5.0
 
 
 def main(command: str, *arguments: str) -> object:
     match command:
         case "submit":
             name, python_path, *entrypoint = arguments
-            env = {"PYTHONPATH": python_path}
-            source = Source(facts={"git_commit": "0123abc"}, patch="--- a\n+++ b\n")
-            sent = cluster.submit(entrypoint, root=ROOT, env=env, name=name, source=source)
+            source = Source(facts={"git_commit": "0123abc", "git_dirty": True}, patch=PATCH)
+            sent = cluster.submit(entrypoint, root=ROOT, env={"PYTHONPATH": python_path}, name=name, source=source)
             return dataclasses.asdict(sent)
+        case "greedy":
+            with cluster._client(None) as (client, _):
+                return client.submit_job(entrypoint="sleep 100", submission_id=arguments[0], entrypoint_num_cpus=64)
+        case "demand":
+            with cluster._client(None) as (client, _):
+                status = client._do_request("GET", "/api/cluster_status").json()["data"]["clusterStatus"]
+                return status["loadMetricsReport"]["resourceDemand"]
         case "jobs":
             return [dataclasses.asdict(job) for job in cluster.jobs()]
+        case "hosts":
+            return cluster.hosts()
         case "logs":
-            pieces: list[str] = []
-            job = cluster.logs(arguments[0], write=pieces.append, follow=True)
-            return {"text": "".join(pieces), "pieces": len(pieces), "status": job.status, "code": job.code}
+            return followed(arguments[0], None)
+        case "cut":
+            return cut(arguments[0])
         case _:
-            return dataclasses.asdict(cluster.stop(arguments[0]))
+            return dataclasses.asdict(cluster.stop(arguments[0], python=sys.executable))
+
+
+def followed(name: str, address: str | None) -> dict[str, object]:
+    pieces: list[str] = []
+    told: list[str] = []
+    job = cluster.logs(name, write=pieces.append, tell=told.append, address=address, follow=True)
+    return {"text": "".join(pieces), "pieces": len(pieces), "told": told, "status": job.status, "code": job.code}
+
+
+def cut(name: str) -> dict[str, object]:
+    """Follow a job while the dashboard is away for some seconds, twice."""
+    there = urlsplit(os.environ["RAY_API_SERVER_ADDRESS"])
+    with Relay(str(there.hostname), int(there.port or 0)) as relay:
+
+        def interrupt() -> None:
+            for _ in range(2):
+                time.sleep(OUTAGE)
+                relay.down()
+                time.sleep(OUTAGE)
+                relay.up()
+
+        threading.Thread(target=interrupt, daemon=True).start()
+        return followed(name, f"http://127.0.0.1:{relay.port}")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import threading
 from collections.abc import Generator
 from pathlib import Path
 
+from orchestrator import provenance
 from orchestrator.grid import expand, parse_overrides, select
 from orchestrator.ledger import Ledger
 from orchestrator.plan import ClusterShape, make_plan
@@ -85,9 +86,12 @@ def main(workload: FakeWorkload | None = None) -> int:
         nonlocal updates
         updates += len(progress) == len(trials)
 
-    provenance = {"git_commit": "0123abc", "host": "laptop"}
     options = RunOptions(
-        provenance=provenance, telemetry_seconds=1.0, max_failures=2, hang_seconds=arguments.hang_seconds
+        provenance={**provenance.capture(), "host": "laptop"},
+        patch=provenance.source().patch,
+        telemetry_seconds=1.0,
+        max_failures=2,
+        hang_seconds=arguments.hang_seconds,
     )
     # Who is started in the background of a script is not told of Ctrl-C, and its children are not.
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -6,10 +6,13 @@ import json
 import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,8 @@ from orchestrator.ledger import Ledger
 from orchestrator.storage import Storage
 from orchestrator.tracking import Tracker
 from tests.integration import children
+from tests.integration.client import PATCH
+from tests.orchestrator.checkouts import git
 from tests.orchestrator.mlflow_store import free_port
 
 pytestmark = [
@@ -100,8 +105,12 @@ def test_a_job_runs_a_grid_and_its_log_is_followed_to_the_end(head: Head) -> Non
     assert document["outcomes"]["thin-add-short"]["state"] == "finished"
     (run,) = Tracker(f"{head.results}/mlflow.db", "bench").runs()
     assert run.status == "FINISHED"
-    again = head.submit("grid-1", ["thin-add-short"])
-    assert again["error"].startswith("UsageError: a job 'grid-1' exists")
+    tracker = Tracker(f"{head.results}/mlflow.db", "bench")
+    assert tracker.read_artifact(run.run_id, "provenance/diff.patch") == PATCH.encode()
+    origin = json.loads(tracker.read_artifact(run.run_id, "provenance/provenance.json") or b"")
+    assert (origin["git_commit"], origin["git_dirty"]) == ("0123abc", True)
+    assert (origin["submit_host"], origin["key"]) == (socket.gethostname(), run.key)
+    assert origin["packages"]["ray"] == metadata.version("ray")
 
 
 def test_a_stopped_job_leaves_true_states(head: Head) -> None:
@@ -113,21 +122,94 @@ def test_a_stopped_job_leaves_true_states(head: Head) -> None:
         return any(document.get("cell") == "thick-add-short" and document["step"] >= 2 for document in progress)
 
     children.wait_for(trains, 150, "the job trains")
-    stopped = head.client("stop", "grid-2")
-    assert stopped["status"] == "STOPPED"
+    taken = head.submit("grid-2", ["thick-add-short"])
+    assert taken["error"].startswith("UsageError: a job 'grid-2' is RUNNING")
+    with ThreadPoolExecutor(2) as pool:
+        both = list(pool.map(head.client, ["stop", "stop"], ["grid-2", "grid-2"]))
+    assert [stopped["status"] for stopped in both] == ["STOPPED", "STOPPED"]
+    assert head.client("stop", "grid-2") == both[0]
     (entry,) = (entry for entry in ledger.benchmark("bench") if entry.cell == "thick-add-short")
     assert ledger.state(entry.key) == "stopped"
     (run,) = (run for run in Tracker(f"{head.results}/mlflow.db", "bench").runs() if run.key == entry.key)
     assert run.status == "KILLED"
-    assert {job["name"]: job["status"] for job in head.client("jobs")} == {
-        "grid-1": "SUCCEEDED",
-        "grid-2": "STOPPED",
-    }
+    listed = {job["name"]: job["status"] for job in head.client("jobs")}
+    assert (listed["grid-1"], listed["grid-2"]) == ("SUCCEEDED", "STOPPED")
+
+
+def test_a_log_is_followed_over_outages_without_a_line_lost_or_doubled(head: Head) -> None:
+    program = "import sys, time\nfor i in range(200):\n    print('line', i)\n    time.sleep(0.1)\nsys.exit(3)"
+    head.client("submit", "talker", str(children.ROOT), sys.executable, "-c", program)
+    followed = head.client("cut", "talker")
+    lines = [line for line in followed["text"].splitlines() if line.startswith("line ")]
+    assert lines == [f"line {number}" for number in range(200)]
+    assert followed["pieces"] > 10
+    assert any("trying again" in sentence for sentence in followed["told"]), followed["told"]
+    assert (followed["status"], followed["code"]) == ("FAILED", 3)
+    # Ray takes no name twice; the log of the first job stays what it was.
+    again = head.client("submit", "talker", str(children.ROOT), sys.executable, "-c", "print('once more')")
+    assert again["job"] == "talker-2"
+    assert (again["before"]["name"], again["before"]["status"]) == ("talker", "FAILED")
+    assert "once more" in head.client("logs", "talker-2")["text"]
+
+
+@pytest.mark.slow
+def test_a_job_that_waits_for_resources_is_withdrawn_with_its_demand(head: Head) -> None:
+    head.client("greedy", "greedy")
+    children.wait_for(lambda: [{"CPU": 64.0}, 1] in head.client("demand"), 60, "the demand is known")
+    stopped = head.client("stop", "greedy")
+    assert stopped["status"] == "STOPPED"
+    assert "withdrawn on request before it began" in stopped["message"]
+    children.wait_for(lambda: not head.client("demand"), 60, "the demand is gone")
+    assert head.client("stop", "greedy") == stopped
+
+
+@pytest.mark.slow
+def test_a_dirty_checkout_beside_20_megabytes_is_submitted_and_its_difference_is_kept(
+    head: Head, tmp_path: Path
+) -> None:
+    root, cell, results = tmp_path / "checkout", "fcn_hr18s_4xb2-40k_cityscapes-512x1024", f"{tmp_path}/results"
+    git(tmp_path, "clone", "-q", str(children.ROOT), str(root))
+    for place in ("dataset.bin", "hrnet/weights.bin"):
+        (root / place).write_bytes(secrets.token_bytes(10_000_000))
+    with (root / "hrnet/__init__.py").open("a") as file:
+        file.write("# a change that nobody committed\n")
+
+    def run(*words: str) -> str:
+        environment = {**head.environment, "PYTHONPATH": str(root)}
+        done = subprocess.run(
+            words, cwd=root, env=environment, capture_output=True, text=True, timeout=500, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    launch = ("launch", cell, "--smoke", "--storage", results)
+    said = run(sys.executable, "-m", "jobs.submit", "--python", sys.executable, "-f", *launch)
+    (sent,) = [line for line in said.splitlines() if "was sent to" in line]
+    assert "with uncommitted changes" in sent
+    assert float(sent.split(" MB")[0].split()[-1]) < 2
+    assert f"{cell}: finished" in said
+    tracker = Tracker(f"{results}/mlflow.db", "smoke")
+    (trained,) = tracker.runs()
+    patch = (tracker.read_artifact(trained.run_id, "provenance/diff.patch") or b"").decode()
+    assert "+# a change that nobody committed" in patch
+    origin = json.loads(tracker.read_artifact(trained.run_id, "provenance/provenance.json") or b"")
+    assert origin["git_commit"] == git(root, "rev-parse", "HEAD") == trained.tags["mlflow.source.git.commit"]
+
+    # The same module as a plain Ray job; the weights and data beside the code are the user's to leave out then.
+    for name in ("dataset.bin", "hrnet/weights.bin"):
+        (root / name).unlink()
+    ray = str(Path(sys.executable).with_name("ray"))
+    job = ("job", "submit", "--working-dir", ".", "--", sys.executable, "-m", "jobs.launch", *launch[1:])
+    assert "succeeded" in run(ray, *job, "--seeds", "1")
+    assert sorted(found.status for found in tracker.runs()) == ["FINISHED", "FINISHED"]
 
 
 def test_without_the_token_or_the_job_there_is_one_sentence(head: Head) -> None:
     refused = head.client("jobs", token=False)
     assert "ClusterError" in refused["error"]
     assert "asks for a token" in refused["error"]
+    for command in ("logs", "stop", "hosts"):
+        assert "asks for a token" in head.client(command, "grid-1", token=False)["error"]
+    assert head.client("hosts") == [socket.gethostname()]
     unknown = head.client("stop", "nothing")
     assert unknown["error"].startswith("UsageError: there is no job 'nothing'")

@@ -102,6 +102,7 @@ def test_the_launch_tells_what_it_does_and_that_a_cell_failed(launched: Launched
         f"{GOOD}: finished",
         f"{BAD}: failed",
         "1 cell failed; the same command tries again",
+        f"{BAD}: last lines of the log of worker 0:",
         f"report: {launched.storage}/reports/small/report.html",
         "next: hrgrid ui",
     ):

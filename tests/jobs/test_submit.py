@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
 from jobs.cli import main
-from jobs.submit import SUBMITTABLE
+from jobs.submit import SUBMITTABLE, _check_reach
+from orchestrator.errors import UsageError
 
 STORED = ("--storage", "s3://bucket/results")
 
@@ -17,6 +19,7 @@ STORED = ("--storage", "s3://bucket/results")
 def _no_places(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HRGRID_DATA", "HRGRID_STORAGE", "HRGRID_TRACKING", "HRGRID_BENCHMARK"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(Path(__file__).parents[2])
 
 
 def refused(argv: Sequence[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -42,6 +45,10 @@ def refused(argv: Sequence[str], capsys: pytest.CaptureFixture[str]) -> str:
             ["launch", "--set", "pretrained=https://h/f.pth?X-Amz-Signature=secret", *STORED],
             ["h/f.pth holds", "nodes"],
         ),
+        (["launch", *STORED], ["--data", "HRGRID_DATA"]),
+        (["launch", "--data", "/data", "--set", "lr", *STORED], ["lr"]),
+        (["data", "prepare", "/raw", "--to", "/out", "--card", "pyproject.toml"], ["pyproject.toml", "in full"]),
+        (["evaluate", "x", "--weights=docs/index.md", *STORED], ["docs/index.md", "in full"]),
     ],
     ids=lambda value: " ".join(value)[:50],
 )
@@ -52,6 +59,25 @@ def test_refused_before_anything_is_sent(
     for part in parts:
         assert part in said
     assert "secret" not in said
+
+
+@pytest.mark.parametrize("tracking", ["sqlite:////data/mlflow.db", "http://localhost:5000", "http://127.0.0.1:5000"])
+def test_a_tracking_store_that_one_machine_of_several_reaches_is_refused(tracking: str) -> None:
+    words = ("launch", "--tracking", tracking)
+    with pytest.raises(UsageError, match="another one on each of the cluster's 2 machines"):
+        _check_reach(words, ["a", "b"])
+    _check_reach(words, ["a"])
+    _check_reach(("launch", "--tracking", "http://10.0.0.5:5000"), ["a", "b"])
+    _check_reach(("launch",), ["a", "b"])
+
+
+def test_data_that_is_missing_on_the_only_machine_is_told(tmp_path: Path) -> None:
+    words = ("launch", "--data", f"{tmp_path}/data")
+    with pytest.raises(UsageError, match="is not there; the cluster is this machine alone"):
+        _check_reach(words, [socket.gethostname()])
+    _check_reach(words, ["another"])
+    (tmp_path / "data").mkdir()
+    _check_reach(words, [socket.gethostname()])
 
 
 def test_places_of_the_environment_are_held_to_the_same(
