@@ -26,6 +26,11 @@ _TOLD = 3
 _LINES = 15
 """Lines of each."""
 
+_SHORT_STOP = (
+    "hrgrid: note: Ray gives this job 3 seconds when it is stopped, too few for checkpoints; hrgrid submit sets "
+    "RAY_JOB_STOP_SIGNAL=SIGINT and RAY_JOB_STOP_WAIT_TIME_S=120 in the job's environment"
+)
+
 HELP = "Train and evaluate a grid of cells. Run again, it skips what is finished and continues what is not."
 
 
@@ -116,6 +121,8 @@ def _carry_out(made: Draft, address: str | None) -> Sequence[TrialOutcome]:
     if os.environ.get("RAY_JOB_STOP_SIGNAL") == "SIGINT":
         # A head that was started in the background of a script ignores SIGINT, and its jobs inherit that.
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    elif "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and "RAY_JOB_STOP_WAIT_TIME_S" not in os.environ:
+        print(_SHORT_STOP, file=sys.stderr, flush=True)
     for key, reference in made.references.items():
         keep_reference(Storage(made.settings.storage), key, reference)
     options = RunOptions(

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import threading
-import time
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -17,7 +17,10 @@ from orchestrator.provenance import Source
 
 ROOT = Path(__file__).resolve().parents[2]
 PATCH = "--- a/x.py\n+++ b/x.py\n"
-OUTAGE = 5.0
+OUTAGE = 4.0
+"""Seconds without the dashboard."""
+CUT_AT = 900
+"""Characters of the log after which it goes away; its first lines are Ray's."""
 
 
 def main(command: str, *arguments: str) -> object:
@@ -46,27 +49,34 @@ def main(command: str, *arguments: str) -> object:
             return dataclasses.asdict(cluster.stop(arguments[0], python=sys.executable))
 
 
-def followed(name: str, address: str | None) -> dict[str, object]:
+def followed(
+    name: str, address: str | None, seen: Callable[[int], object] = lambda characters: None
+) -> dict[str, object]:
     pieces: list[str] = []
     told: list[str] = []
-    job = cluster.logs(name, write=pieces.append, tell=told.append, address=address, follow=True)
+
+    def write(piece: str) -> None:
+        pieces.append(piece)
+        seen(len("".join(pieces)))
+
+    job = cluster.logs(name, write=write, tell=told.append, address=address, follow=True)
     return {"text": "".join(pieces), "pieces": len(pieces), "told": told, "status": job.status, "code": job.code}
 
 
 def cut(name: str) -> dict[str, object]:
-    """Follow a job while the dashboard is away for some seconds, twice."""
+    """Follow a job while the dashboard is away for some seconds, twice: after the first lines, and later."""
     there = urlsplit(os.environ["RAY_API_SERVER_ADDRESS"])
+    outages = [CUT_AT, 2 * CUT_AT]
     with Relay(str(there.hostname), int(there.port or 0)) as relay:
 
-        def interrupt() -> None:
-            for _ in range(2):
-                time.sleep(OUTAGE)
+        def seen(characters: int) -> None:
+            if outages and characters > outages[0]:
+                outages.pop(0)
                 relay.down()
-                time.sleep(OUTAGE)
-                relay.up()
+                threading.Timer(OUTAGE, relay.up).start()
 
-        threading.Thread(target=interrupt, daemon=True).start()
-        return followed(name, f"http://127.0.0.1:{relay.port}")
+        found = followed(name, f"http://127.0.0.1:{relay.port}", seen)
+    return {**found, "outages": 2 - len(outages)}
 
 
 if __name__ == "__main__":

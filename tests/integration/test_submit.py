@@ -122,6 +122,17 @@ def test_a_stopped_job_leaves_true_states(head: Head) -> None:
         return any(document.get("cell") == "thick-add-short" and document["step"] >= 2 for document in progress)
 
     children.wait_for(trains, 150, "the job trains")
+    follower = subprocess.Popen(
+        [sys.executable, "-m", "jobs.logs", "grid-2", "-f"], cwd=children.ROOT, env=head.environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+    assert follower.stdout is not None
+    assert "Runtime env is setting up" in follower.stdout.readline()
+    follower.send_signal(signal.SIGINT)
+    _, said = follower.communicate(timeout=60)
+    assert follower.returncode == 130, said
+    assert "job grid-2 goes on; follow it again: hrgrid logs grid-2 -f   stop it: hrgrid stop grid-2" in said
+    assert "Traceback" not in said
     taken = head.submit("grid-2", ["thick-add-short"])
     assert taken["error"].startswith("UsageError: a job 'grid-2' is RUNNING")
     with ThreadPoolExecutor(2) as pool:
@@ -137,12 +148,13 @@ def test_a_stopped_job_leaves_true_states(head: Head) -> None:
 
 
 def test_a_log_is_followed_over_outages_without_a_line_lost_or_doubled(head: Head) -> None:
-    program = "import sys, time\nfor i in range(200):\n    print('line', i)\n    time.sleep(0.1)\nsys.exit(3)"
+    program = "import sys, time\nfor i in range(250):\n    print('line', i)\n    time.sleep(0.1)\nsys.exit(3)"
     head.client("submit", "talker", str(children.ROOT), sys.executable, "-c", program)
     followed = head.client("cut", "talker")
     lines = [line for line in followed["text"].splitlines() if line.startswith("line ")]
-    assert lines == [f"line {number}" for number in range(200)]
+    assert lines == [f"line {number}" for number in range(250)]
     assert followed["pieces"] > 10
+    assert followed["outages"] == 2
     assert any("trying again" in sentence for sentence in followed["told"]), followed["told"]
     assert (followed["status"], followed["code"]) == ("FAILED", 3)
     # Ray takes no name twice; the log of the first job stays what it was.
