@@ -26,6 +26,7 @@ from orchestrator.provenance import CARRIED, PATCH_FILE, Source
 
 __all__ = ["Job", "Submission", "hosts", "job", "jobs", "logs", "stop", "submit"]
 
+_ADDRESS: Final = "RAY_API_SERVER_ADDRESS"
 DEFAULT_ADDRESS: Final = "http://127.0.0.1:8265"
 ENDED: Final = frozenset({"SUCCEEDED", "FAILED", "STOPPED"})
 STOP_SECONDS: Final = 120
@@ -249,15 +250,17 @@ def _free_name(client: Any, name: str) -> str:
 @contextmanager
 def _client(address: str | None) -> Iterator[tuple[Any, str]]:
     """Ray's job client and the address in use; what goes wrong with the connection becomes one sentence."""
-    where = _http(address or os.environ.get("RAY_API_SERVER_ADDRESS") or DEFAULT_ADDRESS)
+    where = _http(address or os.environ.get(_ADDRESS) or DEFAULT_ADDRESS)
     _prepare_token()
     from ray.job_submission import JobSubmissionClient
 
     for chatty in _CHATTY:
         logging.getLogger(chatty).setLevel(logging.WARNING)
     try:
-        yield JobSubmissionClient(where), where
-    except OrchestratorError:
+        with _asked_for(where):
+            client = JobSubmissionClient(where)
+        yield client, where
+    except (OrchestratorError, BrokenPipeError):  # the latter of whoever reads our output
         raise
     except Exception as error:
         text = str(error).strip()
@@ -266,6 +269,20 @@ def _client(address: str | None) -> Iterator[tuple[Any, str]]:
         else:
             reason = reason_of(error)
         raise ClusterError(f"the Ray cluster at {where} cannot be used ({reason})") from error
+
+
+@contextmanager
+def _asked_for(where: str) -> Iterator[None]:
+    """Let Ray's client take the address it is given: it prefers those of the environment."""
+    before = os.environ.get(_ADDRESS)
+    os.environ[_ADDRESS] = where
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_ADDRESS]
+        else:
+            os.environ[_ADDRESS] = before
 
 
 def _prepare_token() -> None:
