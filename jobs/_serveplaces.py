@@ -105,8 +105,9 @@ def query(backend: str, sql: str) -> tuple[Any, ...]:
         finally:
             connection.close()
     except driver.Error as error:
-        # Of an address that it cannot parse libpq repeats parts, which may be those of a password.
-        reason = "it is no valid address" if "URI" in str(error) else reason_of(error)
+        # Of an address that it cannot read libpq repeats parts, which may be those of a password.
+        told = str(error).startswith("connection to server") or error.pgcode is not None
+        reason = reason_of(error) if told else "its address is not valid, or names no host that is known"
         raise TrackingError(f"the database {shown(backend)} cannot be used: {reason}") from None
 
 

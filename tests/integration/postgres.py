@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         kinds = {"SQLite": f"sqlite:///{folder}/mlflow.db", "PostgreSQL": address}
         for workers, auth in itertools.product(args.workers or (1, 2), (False, True) if args.auth else (False,)):
             for kind, backend in kinds.items():
-                row = {"database": kind, "workers": workers, "auth": auth}
+                row = {"database": kind, "workers": workers, "accounts": "with" if auth else "without"}
                 row |= _measure(folder / f"{kind}-{workers}-{auth}", backend, args.trials, args.steps, workers, auth)
                 show([row])
                 rows.append(row)

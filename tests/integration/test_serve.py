@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import signal
@@ -11,7 +12,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ import pytest
 from jobs._relay import free_port
 from orchestrator.errors import TrackingError
 from orchestrator.recorder import Recorder
-from orchestrator.tracking import Tracker
+from orchestrator.tracking import Tracker, denial
 from tests.integration.postgresql import postgresql
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -134,8 +135,8 @@ def account(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", PASSWORD)
 
 
-def status(uri: str, path: str, method: str = "GET", **headers: str) -> int:
-    data = b"{}" if method in ("POST", "PUT", "PATCH") else None
+def status(uri: str, path: str, method: str = "GET", body: Mapping[str, str] | None = None, **headers: str) -> int:
+    data = json.dumps(body or {}).encode() if method in ("POST", "PUT", "PATCH") else None
     request = urllib.request.Request(
         f"{uri}{path}", data, {"Content-Type": "application/json", **headers}, method=method
     )
@@ -197,6 +198,26 @@ def test_a_wrong_password_is_one_sentence_at_once(
     with pytest.raises(TrackingError, match=f"{said}.*; set MLFLOW_TRACKING_USERNAME"):
         Tracker(served.uri, "bench").check()
     assert time.monotonic() - began < 60
+
+
+def test_another_account_records_where_it_may(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", PASSWORD)
+    tracker = Tracker(served.uri, "shared")
+    tracker.check()
+    administrator = {"Authorization": f"Basic {base64.b64encode(f'admin:{PASSWORD}'.encode()).decode()}"}
+    account = {"username": "anna", "password": PASSWORD[::-1]}
+    assert status(served.uri, "/api/2.0/mlflow/users/create", "POST", account, **administrator) == 200
+
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "anna")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", PASSWORD[::-1])
+    with pytest.raises(Exception, match=r"Permission denied|403") as refusal:
+        Tracker(served.uri, "shared").start_run("k", "cell")
+    assert "does not allow user 'anna'" in str(denial(served.uri, refusal.value))
+    right = {"resource_type": "experiment", "resource_id": tracker.experiment_id, "permission": "EDIT"}
+    path = "/api/3.0/mlflow/users/permissions/grant"
+    assert status(served.uri, path, "POST", {"username": "anna", **right}, **administrator) == 200
+    assert Tracker(served.uri, "shared").start_run("k", "cell")
 
 
 def test_no_password_is_in_a_command_line_a_log_or_an_open_file(served: Served) -> None:
