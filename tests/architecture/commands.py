@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from jobs._command import CommandParser
 from jobs.cli import COMMANDS
+from jobs.submit import SUBMITTABLE
 
 
 def check_words(words: Sequence[str]) -> None:
@@ -22,4 +23,5 @@ def check_words(words: Sequence[str]) -> None:
         raise AssertionError(f"hrgrid {' '.join(words)}: {error}") from error
     rest = getattr(parsed, "command", None)
     if name == "submit" and rest:
+        assert rest[0] in SUBMITTABLE, f"hrgrid submit takes no {rest[0]!r}"
         check_words(rest)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 
 from jobs.cli import COMMANDS
+from tests.architecture.commands import check_words
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -36,3 +38,22 @@ def test_readme_lists_exactly_the_commands() -> None:
 def test_pages_are_ascii() -> None:
     for page in PAGES:
         assert page.read_text().isascii(), page
+
+
+def test_commands_in_pages_exist_with_their_options() -> None:
+    from ray.scripts.scripts import cli
+
+    seen = 0
+    for page in PAGES:
+        for block in re.findall(r"^```\w*\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE):
+            for line in block.replace("\\\n", " ").splitlines():
+                # What is said of a command stands far to its right.
+                program, _, rest = re.split(r" {6,}", line)[0].partition(" ")
+                if program == "hrgrid":
+                    check_words(shlex.split(rest))
+                    seen += 1
+                elif program == "ray":
+                    command = cli.commands[rest.split()[0]]
+                    known = {option for parameter in command.params for option in parameter.opts}
+                    assert set(re.findall(r"(?<!\S)--[a-z-]+", rest)) <= known, line
+    assert seen > 30
