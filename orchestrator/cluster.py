@@ -266,6 +266,8 @@ def _client(address: str | None) -> Iterator[tuple[Any, str]]:
         text = str(error).strip()
         if "401" in text or "403" in text or "authentication" in text.lower():
             reason = "it asks for a token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH"
+        elif "Failed to connect to Ray" in text:
+            reason = "nothing answers; is the cluster up, and its port forwarded, as by `ray dashboard cluster.yaml`?"
         else:
             reason = reason_of(error)
         raise ClusterError(f"the Ray cluster at {where} cannot be used ({reason})") from error

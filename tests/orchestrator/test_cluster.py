@@ -17,7 +17,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::F
 
 
 def test_a_cluster_that_is_not_there_is_one_sentence() -> None:
-    with pytest.raises(ClusterError, match=r"the Ray cluster at http://127.0.0.1:9 cannot be used"):
+    with pytest.raises(ClusterError, match=r"the Ray cluster at http://127.0.0.1:9 cannot be used \(nothing answers"):
         jobs("127.0.0.1:9")
     with pytest.raises(UsageError, match="not that of a Ray dashboard"):
         jobs("ray://127.0.0.1:10001")
