@@ -161,7 +161,7 @@ def _judge_weights(answers: Sequence[Answer]) -> list[Finding]:
             said, fix = _split(errors[0], "give a file's path with --set pretrained=FILE")
             if fix == "fetch it again":  # what is said of a file in the cache
                 fix = "delete that file, and it is fetched again"
-            elif len(errors) < 2 or "check the network" in fix:
+            elif "cannot fetch" in said:
                 fix += ", name a mirror in HRGRID_WEIGHTS_MIRROR, or train with --set pretrained=none"
             more = f" (and {len(errors) - 1} more files)" if len(errors) > 1 else ""
             problems.append((answer.node.name, "failed", f"{said}{more}", fix))

@@ -18,9 +18,10 @@ from hrnet.workload import catalogue, custom_cards
 from jobs._command import FAILED, main_of
 from jobs._examined import batch_bytes, biggest_gang, data_check, weights_check
 from jobs._options import add_address, add_filters, add_json, add_name, add_places, facets, overrides_for, settings
+from orchestrator.doctor.access import connected
 from orchestrator.doctor.examine import examine, in_time
 from orchestrator.doctor.model import Check, Finding, Nodes, everywhere, sentence
-from orchestrator.errors import ClusterError, UsageError
+from orchestrator.errors import UsageError
 
 HELP = (
     "Look over the cluster, or this machine, before training: versions, token, GPUs, collectives, memory, disks, "
@@ -56,13 +57,15 @@ def run(args: argparse.Namespace) -> int:
     failures: list[Finding] = []
     if address != "local":
         os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # what is still asking at the end must not start a Ray of its own
-        failures = _connected(address)
+        failures = connected(address)
     cluster = address != "local" and not failures
     try:
         nodes = _machines(cluster)
         checks = _checks(args, places.storage, places.tracking, recipes, room, cluster=cluster)
         show = _Shown(checks, args.json)
         show.add(failures)
+        if failures:
+            show.add([_HERE_ALONE])
         if args.data is None:
             show.add([_WITHOUT_DATA])
         examine(checks, nodes, done=show.done)
@@ -75,6 +78,9 @@ def run(args: argparse.Namespace) -> int:
     return FAILED if any(finding.level == "failed" for finding in show.found) else 0
 
 
+_HERE_ALONE = Finding(
+    check="cluster", level="warning", said="what follows is of this machine alone", fix="mend the above first"
+)
 _WITHOUT_DATA = Finding(
     check="data", level="warning", said="no data was given, and none was looked at", fix="give --data or HRGRID_DATA"
 )
@@ -94,18 +100,6 @@ def _bytes(data: str) -> float:
 
     found = list_datasets(data)
     return float(sum(shard.bytes for each in found for name in each.splits for shard in each.split(name).shards))
-
-
-def _connected(address: str) -> list[Finding]:
-    from orchestrator.raystart import connect
-
-    try:
-        connect(address=address, slots=0, cpus=0)
-    except ClusterError as error:
-        said, _, fix = str(error).rpartition("; ")
-        said, fix = (said, fix) if said else (fix, "look at the head, and at RAY_AUTH_MODE and the token here")
-        return [Finding(check="cluster", level="failed", said=f"{said}; only this machine is looked at", fix=fix)]
-    return []
 
 
 def _machines(cluster: bool) -> Nodes:

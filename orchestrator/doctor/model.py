@@ -171,7 +171,7 @@ def findings(check: str, problems: Iterable[tuple[str, Level, str, str]], ok: st
     if not same:
         return [Finding(check=check, level="ok", said=ok)]
     return [
-        Finding(check=check, level=level, said=said, fix=fix, nodes=tuple(node for node in nodes if node))
+        Finding(check=check, level=level, said=said, fix=fix, nodes=tuple(dict.fromkeys(filter(None, nodes))))
         for (level, said, fix), nodes in same.items()
     ]
 

@@ -76,7 +76,9 @@ def judge_storage(answers: Sequence[Answer], uri: str) -> list[Finding]:
             said, _, fix = facts["said"].rpartition("; ")
             right = _RIGHTS[facts["failed"]]
             if not said:
-                said, fix = facts["said"], "look at the service's log and at the node's AWS environment"
+                said = facts["said"]
+                fix = "look at the service's log and at the node's AWS environment"
+                fix = fix if "://" in uri else "give another --storage, which every node may write to"
             if "may not do this" in fix:
                 said, fix = f"{said}; {fix}", f"give them {right} (and the other rights that docs/doctor.md lists)"
             problems.append((node, "failed", _without_marker(said), fix))

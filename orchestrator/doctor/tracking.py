@@ -97,7 +97,9 @@ def _database_server(uri: str) -> dict[str, Json]:
 
 def judge_tracking(answers: Sequence[Answer], uri: str) -> list[Finding]:
     """A sentence of its own for each way in which a server cannot be used from a node."""
-    shown = _public(uri)
+    from orchestrator.runstore import shown as public
+
+    shown = public(uri)
     problems: list[tuple[str, Level, str, str]] = []
     for answer in answers:
         facts = answer.facts
@@ -158,12 +160,6 @@ def _of_server(facts: Mapping[str, Json], uri: str) -> list[tuple[Level, str, st
     if server and client and server.split(".")[:2] != client.split(".")[:2]:
         return [("warning", f"the MLflow server is {server}, the node's client {client}", "run one version of both")]
     return []
-
-
-def _public(uri: str) -> str:
-    """The address without a password that it may hold."""
-    scheme, _, rest = uri.partition("://")
-    return f"{scheme}://{rest.rpartition('@')[2]}"
 
 
 def tracking_check(uri: str) -> Check:

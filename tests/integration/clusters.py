@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tests.integration import children
@@ -29,7 +29,10 @@ class Nodes:
         cpus: int = 1,
         token: bool = True,
         dashboard: bool = False,
+        ip: str = "127.0.0.1",
+        before: Sequence[str] = (),
     ) -> None:
+        """`before`: the words before a command that make it run on the head's host."""
         self.folder = folder
         mode = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         self.environment = children.environment(
@@ -38,17 +41,26 @@ class Nodes:
         # Ray makes sockets below its folder, whose path must be short.
         self.temporary = tempfile.mkdtemp(prefix="hr", dir="/tmp")
         self.port = free_port()
-        self.address = f"127.0.0.1:{self.port}"
+        self.address = f"{ip}:{self.port}"
+        self._before = tuple(before)
         self._processes: list[subprocess.Popen[bytes]] = []
         head = {"port": self.port, "temp-dir": self.temporary, "ray-client-server-port": free_port()}
         head |= {"include-dashboard": json.dumps(dashboard), "dashboard-port": free_port()}
-        self._start("--head", self.environment, resources, cpus, head)
+        self._start("--head", self.environment, resources, cpus, {**head, "node-ip-address": ip}, before)
         self._wait(1)
 
-    def join(self, *, cpus: int = 1, gpus: int = 0, resources: Mapping[str, float] = {}, **environment: str) -> None:
-        """Start a node whose workers have `environment`, too."""
-        own = {"address": self.address, "num-gpus": gpus}
-        self._start("", {**self.environment, **environment}, resources, cpus, own)
+    def join(
+        self,
+        *,
+        cpus: int = 1,
+        resources: Mapping[str, float] | None = None,
+        ip: str = "127.0.0.1",
+        before: Sequence[str] = (),
+        **environment: str,
+    ) -> None:
+        """Start a node whose workers have `environment`, too; `before` as for the head."""
+        own = {"address": self.address, "node-ip-address": ip}
+        self._start("", {**self.environment, **environment}, resources or {}, cpus, own, before)
         self._wait(len(self._processes))
 
     def _start(
@@ -57,14 +69,14 @@ class Nodes:
         environment: dict[str, str],
         resources: Mapping[str, float],
         cpus: int,
-        options: dict[str, object],
+        options: Mapping[str, object],
+        before: Sequence[str],
     ) -> None:
         shared = {
-            "node-ip-address": "127.0.0.1", "num-cpus": cpus, "resources": json.dumps(resources),
-            "object-store-memory": 80_000_000, "dashboard-agent-listen-port": free_port(),
-            "dashboard-agent-grpc-port": free_port(),
+            "num-cpus": cpus, "resources": json.dumps(resources), "object-store-memory": 80_000_000,
+            "dashboard-agent-listen-port": free_port(), "dashboard-agent-grpc-port": free_port(),
         }  # fmt: skip
-        command = [RAY, "start", *filter(None, [head]), "--block", "--disable-usage-stats"]
+        command = [*before, RAY, "start", *filter(None, [head]), "--block", "--disable-usage-stats"]
         command += [f"--{name}={value}" for name, value in {**shared, **options}.items()]
         with (self.folder / f"node-{len(self._processes)}.log").open("wb") as log:
             self._processes.append(
@@ -94,10 +106,19 @@ class Nodes:
         self, *arguments: str, address: str | None = None, **environment: str
     ) -> subprocess.CompletedProcess[str]:
         """Run `hrgrid doctor` against it."""
-        command = [sys.executable, "-m", "jobs.cli", "doctor", "--address", address or self.address, *arguments]
+        command = [
+            *self._before,
+            sys.executable,
+            "-m",
+            "jobs.cli",
+            "doctor",
+            "--address",
+            address or self.address,
+            *arguments,
+        ]
         own = {**self.environment, "PYTHONPATH": str(children.ROOT), **environment}
         return subprocess.run(
-            command, cwd=self.folder, env=own, capture_output=True, text=True, timeout=300, check=False
+            [*command, *arguments], cwd=self.folder, env=own, capture_output=True, text=True, timeout=300, check=False
         )
 
     def end(self) -> None:
