@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final
 
-from orchestrator.doctor.model import Check, Finding, Nodes, findings
+from orchestrator.doctor.model import Answer, Check, Finding, Level, Nodes, findings
 from orchestrator.errors import reason_of
 
 __all__ = ["examine", "in_time"]
@@ -75,18 +75,26 @@ def _carried_out(check: Check, nodes: Nodes) -> list[Finding]:
     """Ask and judge; whoever has no facts, and whatever is raised, is a failure with a sentence."""
     try:
         answers = check.ask(nodes, check.seconds)
-        mute = [(answer.node.name, "failed", answer.error, "") for answer in answers if answer.error]
+        mute = [answer for answer in answers if answer.error]
         judged = [answer for answer in answers if not answer.error]
-        silent = findings(check.name, [(n, "failed", s, _advice(s)) for n, _, s, _ in mute], "") if mute else []
-        told = [*check.judge(judged)] if judged else []
+        silent = _silent(check, mute) if mute else []
+        told = check.judge(judged) if judged else []
         return [*silent, *(finding for finding in told if not silent or finding.level != "ok")]
     except Exception as error:
         said = f"the check {_RAN} ({type(error).__name__}: {reason_of(error)})"
         return [Finding(check=check.name, level="failed", said=said, fix="this is a defect of hrgrid: report it")]
 
 
+def _silent(check: Check, mute: Sequence[Answer]) -> list[Finding]:
+    about = f"{check.of}: " if check.of else ""
+    problems: list[tuple[str, Level, str, str]] = [
+        (answer.node.name, "failed", about + answer.error, _advice(answer.error)) for answer in mute
+    ]
+    return findings(check.name, problems, "")
+
+
 def _late(check: Check) -> list[Finding]:
-    said = f"the check did not end in {check.seconds:.0f} s"
+    said = f"{check.of or 'the check'} did not answer in {check.seconds:.0f} s"
     fix = "look whether the service or the nodes it asks hang, then try again"
     return [Finding(check=check.name, level="failed", said=said, fix=fix)]
 

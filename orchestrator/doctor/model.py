@@ -144,6 +144,9 @@ class Check:
     judge: Callable[[Sequence[Answer]], Sequence[Finding]]
     """Given the answers that hold facts, at least one."""
 
+    of: str = ""
+    """The location that it is about, for who does not answer."""
+
     seconds: float = 30.0
     """After this time whoever has not answered has failed."""
 

@@ -130,7 +130,7 @@ def storage_check(uri: str) -> Check:
         held.close()
 
     judge: Callable[[Sequence[Answer]], list[Finding]] = partial(judge_storage, uri=uri)
-    return Check(name="storage", ask=ask, judge=judge, seconds=STORAGE_SECONDS, clean=clean)
+    return Check(name="storage", of=uri, ask=ask, judge=judge, seconds=STORAGE_SECONDS, clean=clean)
 
 
 @contextmanager

@@ -137,7 +137,7 @@ def _of_server(facts: Mapping[str, Json], uri: str) -> list[tuple[Level, str, st
                    "open its port for the nodes in the firewall or security group"),
         "certificate": (f"the certificate of {uri} is not trusted there ({said})",
                         "install the authority's certificate and name it in REQUESTS_CA_BUNDLE and SSL_CERT_FILE"),
-        "answer": (f"{uri} answers, but not as an MLflow server ({said})", "give the address of `hrgrid serve`"),
+        "answer": (f"{uri} answers, but not as an MLflow server", "give the address of `hrgrid serve`"),
         "network": (f"the MLflow server {uri} cannot be reached ({said})", "look at the node's routes and proxies"),
     }  # fmt: skip
     if facts["problem"]:
@@ -150,6 +150,8 @@ def _of_server(facts: Mapping[str, Json], uri: str) -> list[tuple[Level, str, st
     if status == 403 and "host header" in said.lower():
         told = f"the MLflow server refuses the name {host} (403, Invalid Host header)"
         return [("failed", told, f"start it with `hrgrid serve --allowed-hosts {host}`")]
+    if status == 404:
+        return [("failed", *by_problem["answer"])]
     if status == 403:
         return [("failed", f"the MLflow server {uri} forbids this user (403)", "give the user rights in MLflow")]
     if status != 200:
@@ -164,6 +166,12 @@ def _of_server(facts: Mapping[str, Json], uri: str) -> list[tuple[Level, str, st
 
 def tracking_check(uri: str) -> Check:
     """The whole check."""
+    from orchestrator.runstore import shown
+
     return Check(
-        name="mlflow", ask=everywhere(partial(tracking, uri)), judge=partial(judge_tracking, uri=uri), seconds=30.0
+        name="mlflow",
+        of=shown(uri),
+        ask=everywhere(partial(tracking, uri)),
+        judge=partial(judge_tracking, uri=uri),
+        seconds=30.0,
     )
