@@ -55,9 +55,9 @@ def prepare_environment(*, local: bool) -> None:
         return
     os.environ[LOCAL] = "1"
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-    for library in ("GLOO", "NCCL"):
-        # Both would listen on the address that the host's name resolves to, or on the first one of the network.
-        os.environ.setdefault(f"{library}_SOCKET_IFNAME", _loopback_interface())
+    # gloo would listen on the address that the host's name resolves to, NCCL on the first one of the network.
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", _loopback_interface())
+    os.environ.setdefault("NCCL_SOCKET_IFNAME", f"={_loopback_interface()}")
     mode = os.environ.get("RAY_AUTH_MODE")
     if mode is None and "ray" not in sys.modules:
         os.environ["RAY_AUTH_MODE"] = mode = "token"

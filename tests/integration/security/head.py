@@ -44,11 +44,14 @@ class Head:
 
 
 @contextlib.contextmanager
-def head(folder: Path, **more: str) -> Iterator[Head]:
-    """Start a head with `more` in its environment, wait until it answers, and end it with everything it started."""
+def head(folder: Path, token: str | None = None, **more: str) -> Iterator[Head]:
+    """Start a head, wait until it answers, and end it with everything it started.
+
+    `token`: the cluster's (None: a new one); `more`: what else is in its environment.
+    """
     ports = {name: free_port() for name in ("gcs", "dashboard", "agent", "agent-grpc", "client")}
     dashboard = f"http://127.0.0.1:{ports['dashboard']}"
-    token = secrets.token_hex(32)
+    token = token or secrets.token_hex(32)
     environment = children.environment(folder / "home", RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=token, **more)
     environment["RAY_API_SERVER_ADDRESS"] = dashboard
     # Ray makes sockets below its folder, whose path must be short.
@@ -92,4 +95,4 @@ def head(folder: Path, **more: str) -> Iterator[Head]:
 def _address() -> str:
     import ray.util
 
-    return str(ray.util.get_node_ip_address())
+    return str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -50,13 +51,18 @@ def listening(pid: int) -> set[Port]:
     return found
 
 
-def watch(pid: int, *, seconds: float) -> set[Port]:
-    """All ports that were open at any of the looks, two in a second, until the process ends or time is over."""
+def watch(pid: int, *, seconds: float, until: Callable[[set[Port]], bool] = lambda found: False) -> set[Port]:
+    """All ports that were open at any of the looks, two in a second.
+
+    Until the process ends, `until` is true of what was found, or time is over.
+    """
     deadline, found = time.monotonic() + seconds, set[Port]()
-    while psutil.pid_exists(pid) and time.monotonic() < deadline:
-        with contextlib.suppress(psutil.NoSuchProcess):
+    while time.monotonic() < deadline and not until(found):
+        try:
             if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
                 break
+        except psutil.NoSuchProcess:
+            break
         found |= listening(pid)
         time.sleep(0.5)
     return found

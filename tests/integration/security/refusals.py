@@ -17,13 +17,26 @@ from typing import Any, Final
 
 from tests.integration.security.head import Head
 
-__all__ = ["Answer", "clients", "credentials", "grpc_methods", "http_routes", "routes"]
+__all__ = ["HARMLESS", "Answer", "ask", "clients", "credentials", "grpc_methods", "http_routes", "routes", "tally"]
 
 REFUSED: Final = ("401", "403", "UNAUTHENTICATED")
 
+HARMLESS: Final = frozenset(
+    {
+        "GET /",  # the page that asks for the token
+        "GET /favicon.ico",
+        "GET /api/authentication_mode",  # says that a token is needed
+        "GET /api/healthz",  # these three: "success" or an error, for who watches the cluster's health
+        "GET /api/gcs_healthz",
+        "GET /api/local_raylet_healthz",
+    }
+)
+"""What Ray answers to everybody, and why that tells nothing."""
+
 _ROUTE: Final = re.compile(r"@routes\.(get|post|put|delete|patch)\(\s*[\"']([^\"']+)[\"']")
 _STATIC: Final = ("/static/js/main.js", "/logs/", "/logs/gcs_server.out", "/log_proxy?url=http://127.0.0.1/", "/proxy")
-_MODULE: Final[Mapping[str, str]] = {"agent": "/api/job_agent", "head": ""}
+_UNDESCRIBED: Final = ("/ray.rpc.ObjectManagerService/Push", "/ray.rpc.ObjectManagerService/Pull")
+"""Methods of the raylet of which Ray ships no description in Python."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,11 +84,12 @@ def http_routes(base: str, token: str) -> Iterator[Answer]:
         for name, headers in credentials(token).items():
             if name == "token" and (method != "GET" or "profile" in path or "delay" in path):
                 continue
-            statuses[name] = _status(method, f"{base}{path}", headers)
+            statuses[name] = ask(method, f"{base}{path}", headers)
         yield Answer(what=f"{method} {path}", statuses=statuses)
 
 
-def _status(method: str, url: str, headers: Mapping[str, str]) -> str:
+def ask(method: str, url: str, headers: Mapping[str, str]) -> str:
+    """HTTP status of one request, or the name of the error."""
     request = urllib.request.Request(
         url, method=method, headers=dict(headers), data=b"{}" if method in ("POST", "PUT") else None
     )
@@ -100,6 +114,8 @@ def grpc_methods(address: str, token: str) -> Iterator[Answer]:
             grpc.channel_ready_future(channel).result(timeout=5)
         except grpc.FutureTimeoutError:
             return
+        for name in _UNDESCRIBED:
+            yield Answer(what=name, statuses=dict(_grpc_statuses(channel, name, token)))
         for module in pkgutil.iter_modules(generated.__path__):
             if not module.name.endswith("_pb2"):
                 continue
@@ -107,14 +123,15 @@ def grpc_methods(address: str, token: str) -> Iterator[Answer]:
             for service in described.services_by_name.values():
                 for method in service.methods:
                     name = f"/{service.full_name}/{method.name}"
-                    yield Answer(what=name, statuses=dict(_grpc_statuses(channel, name, method, token)))
+                    yield Answer(what=name, statuses=dict(_grpc_statuses(channel, name, token, method)))
     finally:
         channel.close()
 
 
-def _grpc_statuses(channel: Any, name: str, method: Any, token: str) -> Iterator[tuple[str, str]]:
+def _grpc_statuses(channel: Any, name: str, token: str, method: Any = None) -> Iterator[tuple[str, str]]:
     import grpc
 
+    asks, answers = (False, False) if method is None else (method.client_streaming, method.server_streaming)
     for kind, headers in credentials(token).items():
         if kind == "token":
             continue
@@ -122,11 +139,11 @@ def _grpc_statuses(channel: Any, name: str, method: Any, token: str) -> Iterator
         call = {
             (False, False): channel.unary_unary, (False, True): channel.unary_stream,
             (True, False): channel.stream_unary, (True, True): channel.stream_stream,
-        }[method.client_streaming, method.server_streaming]  # fmt: skip
-        asked = iter([b""]) if method.client_streaming else b""
+        }[asks, answers]  # fmt: skip
+        asked = iter([b""]) if asks else b""
         try:
             answer = call(name)(asked, timeout=5, metadata=metadata)
-            if method.server_streaming:
+            if answers:
                 list(answer)
             yield kind, "OK"
         except grpc.RpcError as error:
