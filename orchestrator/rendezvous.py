@@ -42,7 +42,7 @@ class _FileBackend(_TorchBackend):
 
 @dataclass
 class FileRendezvous(TorchConfig):
-    """torch's TCP store listens on every address and asks nobody who he is; a file is for its owner alone."""
+    """torch's TCP store listens on every address and asks nobody who he is; a file has an owner, who alone writes it."""
 
     folder: str = dataclasses.field(kw_only=True)
     """A folder that all workers see, which outlives the gang."""
