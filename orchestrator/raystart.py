@@ -16,7 +16,7 @@ from typing import Any, Final
 from orchestrator.discreet import public
 from orchestrator.errors import ClusterError, reason_of
 
-__all__ = ["LOCAL", "SLOTS", "connect", "has_token", "prepare_environment"]
+__all__ = ["LOCAL", "SLOTS", "connect", "has_token", "prepare_environment", "withhold_credentials"]
 
 SLOTS: Final = "hrgrid_slots"
 """The budget resource: one per worker that can run at once, declared on the head. A trial's driver asks for as many as
@@ -24,6 +24,9 @@ its gang has workers, so that no driver starts without its gang and none is plac
 
 LOCAL: Final = "HRGRID_LOCAL_RAY"
 """Environment variable that tells the processes of a local Ray that it is one: without dashboard and state API."""
+
+CREDENTIALS: Final = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN")
+"""Environment variables that stay where they are."""
 
 OBJECT_STORE_BYTES: Final = 200_000_000
 PROBE_SECONDS: Final = 10.0
@@ -166,6 +169,17 @@ def _silence() -> None:
         worker.print_to_stdstream = to_log
     if hasattr(utils, "get_entrypoint_name"):
         utils.get_entrypoint_name = lambda: public(shlex.join(sys.orig_argv))
+
+
+def withhold_credentials() -> None:
+    """Keep Ray Tune from handing AWS credentials of this process to the drivers of trials; for before a Tuner is made.
+
+    They would stand in a runtime environment, which is on command lines, in Ray's logs and on the dashboard. Processes
+    of a local Ray inherit them; the nodes of a cluster have their own.
+    """
+    from ray.tune.execution import class_cache
+
+    class_cache.ENV_VARS_TO_PROPAGATE.difference_update(CREDENTIALS)
 
 
 def has_token() -> bool:

@@ -42,7 +42,7 @@ class _FileBackend(_TorchBackend):
 
 @dataclass
 class FileRendezvous(TorchConfig):
-    """torch's TCP store listens on every address and asks nobody who he is; a file has an owner, who alone writes it."""
+    """torch's TCP store listens on every address and asks nobody for anything; its owner alone writes a file."""
 
     folder: str = dataclasses.field(kw_only=True)
     """A folder that all workers see, which outlives the gang."""

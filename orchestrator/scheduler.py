@@ -24,7 +24,7 @@ from orchestrator.mourning import mourner
 from orchestrator.owners import process_identity
 from orchestrator.patience import patiently
 from orchestrator.plan import Plan, PlannedTrial
-from orchestrator.raystart import SLOTS, connect
+from orchestrator.raystart import SLOTS, connect, withhold_credentials
 from orchestrator.scratch import Scratch
 from orchestrator.settings import Settings
 from orchestrator.stopping import stop_with_checkpoints, undisturbed, until_interrupted
@@ -319,6 +319,7 @@ def _tuner(
 
     cluster: Any = ray
     trials = plan.to_run
+    withhold_credentials()
 
     def hrgrid_trial(config: dict[str, Any]) -> None:
         # Progress goes through the ledger: Ray's TuneReportCallback costs one more process per trial.

@@ -21,8 +21,8 @@ def watched(folder: Path) -> Iterator[tuple[str, set[Port]]]:
     """Run each command as a person does, and yield it with the ports that it and its children had open."""
     launch = ["launch", CELL, "--smoke", "--workers", "2", "--cpus-per-worker", "1", "--yes"]
     yield "launch", _ports(folder, launch, lambda found: False)
-    yield "ui", _ports(folder, ["ui", "--name", "smoke"], _has("mlflow"))
-    yield "serve", _ports(folder, ["serve", "--folder", str(folder / "served")], _has("mlflow"))
+    yield "ui", _ports(folder, ["ui", "--name", "smoke"], _has("uvicorn"))
+    yield "serve", _ports(folder, ["serve", "--folder", str(folder / "served")], _has("uvicorn"))
     for command in ("demo", "drill"):
         yield command, _ports(folder, [command], _has("ray::RayTrainWorker"))
 

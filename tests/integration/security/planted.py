@@ -6,6 +6,7 @@ import contextlib
 import functools
 import http.server
 import json
+import logging
 import secrets
 import shutil
 import subprocess
@@ -82,6 +83,7 @@ def run(folder: Path) -> Report:
     weights = folder / "weights"
     weights.mkdir()
     save_weights(build_model("w18-small", 19, seed=1), weights / "own.pth")
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)
     storage, report = AtomicS3(), Report()
     variables["AWS_ENDPOINT_URL"] = storage.endpoint
     client: Any = boto3.client(

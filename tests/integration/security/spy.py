@@ -59,12 +59,11 @@ def _main(address: str, folder: Path) -> None:
     """Write everything that a GCS keeps into files: all keys of its store, jobs, nodes, actors."""
     from ray._private import ray_constants
     from ray._raylet import GcsClient
-    from ray.core.generated import gcs_pb2  # noqa: F401
 
     folder.mkdir(parents=True)
     client = GcsClient(address=address)
-    spaces = {value for name, value in vars(ray_constants).items() if name.startswith("KV_NAMESPACE")}
-    for space in (None, b"fun", b"runtime_env", b"cluster", b"train_state", *sorted(spaces)):
+    named = {value for name, value in vars(ray_constants).items() if name.startswith("KV_NAMESPACE")}
+    for space in {None, b"fun", b"runtime_env", b"cluster", b"train_state", *named}:
         for number, key in enumerate(client.internal_kv_keys(b"", space, timeout=30)):
             value = client.internal_kv_get(key, space, timeout=30) or b""
             (folder / f"{(space or b'none').decode()}-{number}").write_bytes(key + b"\n" + value)
