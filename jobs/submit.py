@@ -18,7 +18,7 @@ from hrnet.errors import suggestion
 from jobs import logs
 from jobs._command import CommandParser, main_of
 from jobs._options import add_dashboard, add_json
-from orchestrator.discreet import is_discreet, public
+from orchestrator.addresses import is_public, public
 from orchestrator.errors import UsageError
 from orchestrator.grid import parse_overrides
 
@@ -97,7 +97,7 @@ def _checked(words: Sequence[str]) -> str:
     if name not in SUBMITTABLE:
         raise UsageError(f"{name!r} is no command to submit{suggestion(name, SUBMITTABLE)}")
     for word in words[1:]:
-        _check_discreet(word)
+        _check_public(word)
     module = importlib.import_module(COMMANDS[name][0])
     parser = CommandParser(f"hrgrid {name}", module.HELP)
     module.add_arguments(parser)
@@ -147,8 +147,8 @@ def _check_place(option: str, value: str | None, *, required: bool) -> None:
         raise UsageError(f"{option} {value} is relative to this folder, and a job runs elsewhere; give it in full")
 
 
-def _check_discreet(word: str) -> None:
-    if not is_discreet(word):
+def _check_public(word: str) -> None:
+    if not is_public(word):
         raise UsageError(
             f"{public(word)} holds a password or a signature, and everybody who lists the jobs would see it; give an "
             "address without, or a file that every node reads, and the rest in the nodes' environment"

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from orchestrator.discreet import public
+from orchestrator.addresses import public
 from orchestrator.errors import ClusterError, reason_of
 
 __all__ = ["LOCAL", "SLOTS", "connect", "has_token", "prepare_environment", "withhold_credentials"]

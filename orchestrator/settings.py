@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.discreet import public, split_password
+from orchestrator.addresses import public, split_password
 from orchestrator.errors import UsageError
 
 __all__ = ["DEFAULT_BENCHMARK", "Settings", "absolute_uri", "make_settings"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.discreet import is_discreet, public
+from orchestrator.addresses import is_public, public
 from orchestrator.errors import UsageError
 from orchestrator.settings import Settings, make_settings
 
@@ -73,4 +73,4 @@ def test_a_password_in_an_address_moves_to_the_environment_or_is_refused(
 def test_what_may_be_printed_of_a_command() -> None:
     text = "launch --tracking http://a:b@h:1/p --set pretrained=https://h/f.pth?X-Sig=1&n=2 --data s3://b/d?region=x"
     assert public(text) == "launch --tracking http://h:1/p --set pretrained=https://h/f.pth --data s3://b/d?region=x"
-    assert is_discreet("launch --data s3://b/d?region=x --name who@here")
+    assert is_public("launch --data s3://b/d?region=x --name who@here")

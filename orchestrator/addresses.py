@@ -6,7 +6,7 @@ import re
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
-__all__ = ["is_discreet", "public", "split_password"]
+__all__ = ["is_public", "public", "split_password"]
 
 _USER: Final = re.compile(r"(\w://)[^/\s@?#]*@")
 _QUERY: Final = re.compile(r"(https?://[^\s?#'\"]+)[?#][^\s'\"]*")
@@ -17,7 +17,7 @@ def public(text: str) -> str:
     return _QUERY.sub(r"\1", _USER.sub(r"\1", text))
 
 
-def is_discreet(text: str) -> bool:
+def is_public(text: str) -> bool:
     """Whether a text may be printed and kept as it is."""
     return public(text) == text
 
