@@ -219,7 +219,7 @@ def train_on_worker(workload: Workload, job: Assignment) -> dict[str, Json] | No
     )
     closers: list[Callable[[], None]] = [watchdog.close]
     try:
-        log.note(f"worker {rank} of {job.workers} starts on {socket.gethostname()}", pid=os.getpid())
+        log.note(f"worker {rank} of {job.workers} starts on {socket.gethostname()}", pid=os.getpid(), trial=job.key)
         if rank == 0:
             desk = _Desk(job, log)
             closers.append(desk.close)

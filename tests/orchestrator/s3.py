@@ -1,4 +1,4 @@
-"""An S3 API on loopback whose conditional writes are atomic, as the real one's are."""
+"""An S3 API whose conditional writes are atomic, as the real one's are."""
 
 from __future__ import annotations
 
@@ -17,7 +17,12 @@ class AtomicS3:
     answer to give in place of the server's.
     """
 
-    def __init__(self, port: int = 0, before: Callable[[Any], tuple[str, bytes] | None] | None = None) -> None:
+    def __init__(
+        self,
+        port: int = 0,
+        before: Callable[[Any], tuple[str, bytes] | None] | None = None,
+        host: str = "127.0.0.1",
+    ) -> None:
         app: Any = DomainDispatcherApplication(create_backend_app)
         guard = threading.Lock()
 
@@ -30,10 +35,10 @@ class AtomicS3:
                 answer: Iterable[bytes] = app(environ, start_response)
                 return answer
 
-        self._server = make_server("127.0.0.1", port, one_at_a_time, threaded=True, request_handler=MotoRequestHandler)
+        self._server = make_server(host, port, one_at_a_time, threaded=True, request_handler=MotoRequestHandler)
         self._thread = threading.Thread(target=self._server.serve_forever, name="s3", daemon=True)
         self._thread.start()
-        self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
+        self.endpoint = f"http://{host}:{self._server.server_port}"
 
     def stop(self) -> None:
         """End it; what it stored is gone."""

@@ -12,7 +12,9 @@ from typing import Final
 
 from tests.integration.chaos import showing
 
-PROGRAMS: Final = ("kills", "random_kills", "twice", "packing", "damage", "cost", "server_away", "relaunch")
+_HERE: Final = ("kills", "random_kills", "twice", "packing", "damage", "cost", "server_away", "relaunch")
+PROGRAMS: Final = {name: f"tests.integration.chaos.{name}" for name in _HERE} | {"hosts": "tests.integration.hosts"}
+"""Name to module."""
 FOLDER: Final = Path("test-results") / "chaos"
 
 
@@ -39,7 +41,7 @@ def _run(name: str) -> int:
     """Run a program, showing and keeping what it prints; one without figures in JSON has its lines there."""
     figures, began = FOLDER.resolve() / f"{name}.json", time.monotonic()
     figures.unlink(missing_ok=True)
-    command = [sys.executable, "-u", "-m", f"tests.integration.chaos.{name}"]
+    command = [sys.executable, "-u", "-m", PROGRAMS[name]]
     lines = []
     with (FOLDER / f"{name}.txt").open("w", encoding="utf-8") as file:
         process = subprocess.Popen(
