@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 from jobs._command import main_of
 from jobs._mlserver import Server, ServerPlan, stoppable
@@ -80,6 +81,14 @@ def run(args: argparse.Namespace) -> int:
     """Look at everything, start the server, say how to reach it, and wait for Ctrl-C."""
     if args.admin_password_file and not args.auth:
         raise UsageError("--admin-password-file is for a server with --auth")
+    try:
+        with stoppable():
+            _serve(args)
+    except KeyboardInterrupt:
+        return 0
+
+
+def _serve(args: argparse.Namespace) -> NoReturn:
     folder = Path(absolute_uri(args.folder))
     host = listen_on(args.host, auth=args.auth)
     check_port(host, args.port)
@@ -102,17 +111,13 @@ def run(args: argparse.Namespace) -> int:
             descriptors=held,
         )
         server = Server(plan)
-        try:
-            opened.enter_context(stoppable())
-            opened.callback(server.stop)
-            with _patience(plan.log) as waiting:
-                server.start(waiting)
-            if password is not None:
-                check_login(server.uri, password)
-            _tell(plan, names, as_json=args.json)
-            server.until_it_ends()
-        except KeyboardInterrupt:
-            return 0
+        opened.callback(server.stop)
+        with _patience(plan.log) as waiting:
+            server.start(waiting)
+        if password is not None:
+            check_login(server.uri, password)
+        _tell(plan, names, as_json=args.json)
+        server.until_it_ends()
         raise TrackingError(f"the MLflow server ended by itself ({server.reason()}); its log is {plan.log}")
 
 

@@ -153,6 +153,6 @@ def _probe_http(uri: str) -> None:
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
         raise TrackingError(
-            f"tracking server {uri} does not answer ({reason}); start it with `mlflow server` or give another "
+            f"tracking server {uri} does not answer ({reason}); start it with `hrgrid serve` or give another "
             "tracking URI"
         ) from None

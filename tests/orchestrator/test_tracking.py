@@ -190,7 +190,7 @@ def test_a_tracker_travels_without_its_connection(tracker: Tracker) -> None:
 
 def test_a_server_that_is_not_there_is_one_sentence_within_seconds() -> None:
     started = time.monotonic()
-    with pytest.raises(TrackingError, match=r"http://127.0.0.1:9 does not answer .*mlflow server"):
+    with pytest.raises(TrackingError, match=r"http://127.0.0.1:9 does not answer .*hrgrid serve"):
         Tracker("http://127.0.0.1:9/", "bench").check()
     with pytest.raises(TrackingError, match=r"127.0.0.1:9 does not answer"):
         Tracker("postgresql://user:secret@127.0.0.1:9/db", "bench").check()
