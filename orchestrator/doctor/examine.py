@@ -29,10 +29,10 @@ def examine(
     `done` is called, in this thread and that order, with each check that has ended and its findings. At the end, also
     of an interrupted examination, the machines are left alone and what the checks have left elsewhere is deleted.
     """
+    running = [(check, in_time(partial(_carried_out, check, nodes))) for check in checks]
+    began = time.monotonic()
+    found: list[Finding] = []
     try:
-        running = [(check, in_time(partial(_carried_out, check, nodes))) for check in checks]
-        began = time.monotonic()
-        found: list[Finding] = []
         for check, result in running:
             told = result(began + check.seconds + _MARGIN_SECONDS - time.monotonic(), _late(check))
             found += told
@@ -41,9 +41,10 @@ def examine(
         return found
     finally:
         nodes.close()
-        deletions = [in_time(check.clean) for check in checks if check.clean is not None]
-        for deletion in deletions:
-            deletion(_CLEAN_SECONDS, None)
+        for check, result in running:
+            if check.clean is not None:
+                result(_CLEAN_SECONDS, None)  # who is still writing writes no more when it has ended
+                in_time(check.clean)(_CLEAN_SECONDS, None)
 
 
 def in_time(work: Callable[[], Any]) -> Callable[[float, Any], Any]:
