@@ -28,6 +28,7 @@ from tests.orchestrator.mlflow_store import free_port
 
 pytestmark = [
     pytest.mark.ray,
+    pytest.mark.timeout(900),
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"),
 ]
 
@@ -64,7 +65,7 @@ class Head:
             environment |= {"RAY_AUTH_TOKEN": "0" * 64}
         command = [sys.executable, "-m", "tests.integration.client", *arguments]
         done = subprocess.run(
-            command, cwd=children.ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False
+            command, cwd=children.ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False
         )
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout.splitlines()[-1])
@@ -88,7 +89,7 @@ class Head:
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     head = Head(tmp_path_factory.mktemp("head"))
     try:
-        children.wait_for(lambda: isinstance(head.client("jobs"), list), 120, "the head answers")
+        children.wait_for(lambda: isinstance(head.client("jobs"), list), 300, "the head answers")
         yield head
     finally:
         head.end()
@@ -121,7 +122,7 @@ def test_a_stopped_job_leaves_true_states(head: Head) -> None:
         progress = [ledger.progress(entry.key) or {} for entry in ledger.benchmark("bench")]
         return any(document.get("cell") == "thick-add-short" and document["step"] >= 2 for document in progress)
 
-    children.wait_for(trains, 150, "the job trains")
+    children.wait_for(trains, 500, "the job trains")
     follower = subprocess.Popen(
         [sys.executable, "-m", "jobs.logs", "grid-2", "-f"], cwd=children.ROOT, env=head.environment, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
