@@ -110,7 +110,16 @@ def add_gangs(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="[PATTERN=]N",
         help="workers per cell, for all cells or those of a shell pattern; may be repeated; must divide the batch "
-        "size (default: as the recipe says, as far as the cluster allows)",
+        "size (default: as the recipe says, as far as the cluster allows); MIN-MAX: any divisor within, as many as "
+        "find a place",
+    )
+    group.add_argument(
+        "--resize-seconds",
+        type=positive,
+        default=60,
+        metavar="N",
+        help="of a gang of MIN-MAX workers: how long some are missing before it goes on with fewer, and how long "
+        "there is room for more before it goes on with them (default 60)",
     )
     group.add_argument(
         "--gangs",

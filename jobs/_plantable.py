@@ -68,11 +68,16 @@ def _row(number: int, trial: PlannedTrial) -> Sequence[str]:
         return str(number), name, trial.action, *["-"] * 8, trial.reason
     left = trial.estimate.iterations - (trial.resume_step or 0)
     hours = "-" if trial.seconds is None else f"{_slot_hours(trial):.1f}"
-    gang = str(trial.workers) if trial.share == 1 else f"1/{trial.share}"
-    needs = (gang, f"{trial.memory_gb:.1f}", str(trial.cpus_per_worker), str(left), hours)
+    needs = (_gang(trial), f"{trial.memory_gb:.1f}", str(trial.cpus_per_worker), str(left), hours)
     source = "-" if trial.estimate_source == "unknown" else trial.estimate_source
     times = (duration(trial.start), duration(trial.end))
     return str(number), name, trial.action, *needs, source, *times, trial.reason
+
+
+def _gang(trial: PlannedTrial) -> str:
+    if trial.share > 1:
+        return f"1/{trial.share}"
+    return f"{trial.fewer[0]}-{trial.workers}" if trial.fewer else str(trial.workers)
 
 
 def _print_times(plan: Plan, price: float | None) -> None:
@@ -123,6 +128,7 @@ def _cell_facts(trial: PlannedTrial, price: float | None) -> dict[str, Any]:
         "action": trial.action,
         "reason": trial.reason,
         "workers": trial.workers,
+        "sizes": list(trial.sizes),
         "cpus_per_worker": trial.cpus_per_worker,
         "gpus_per_worker": trial.gpus_per_worker,
         "share": trial.share,

@@ -100,17 +100,17 @@ def _carry_out_all(args: argparse.Namespace, made: Draft) -> list[TrialOutcome]:
     from jobs._others import abandoned, only
     from jobs._planning import cluster_shape, draft
 
-    outcomes = {outcome.key: outcome for outcome in _carry_out(made, args.address)}
+    outcomes = {outcome.key: outcome for outcome in _carry_out(args, made)}
     while keys := abandoned(made.settings, outcomes.values()):
         rest = only(draft(args, cluster_shape(args), repair=True), keys)
         if not rest.plan.to_run:
             break
         print(f"\n{plural(len(rest.plan.to_run), 'cell')} left by another launch that is gone: taken over", flush=True)
-        outcomes |= {outcome.key: outcome for outcome in _carry_out(rest, args.address)}
+        outcomes |= {outcome.key: outcome for outcome in _carry_out(args, rest)}
     return list(outcomes.values())
 
 
-def _carry_out(made: Draft, address: str | None) -> Sequence[TrialOutcome]:
+def _carry_out(args: argparse.Namespace, made: Draft) -> Sequence[TrialOutcome]:
     from jobs._live import Board
     from orchestrator import provenance
     from orchestrator.companion import keep_reference
@@ -126,7 +126,11 @@ def _carry_out(made: Draft, address: str | None) -> Sequence[TrialOutcome]:
     for key, reference in made.references.items():
         keep_reference(Storage(made.settings.storage), key, reference)
     options = RunOptions(
-        provenance=provenance.capture(), patch=provenance.source().patch, address=address, halving=made.halving
+        provenance=provenance.capture(),
+        patch=provenance.source().patch,
+        address=args.address,
+        halving=made.halving,
+        resize_seconds=args.resize_seconds,
     )
     try:
         with Board(made.plan.trials) as board:

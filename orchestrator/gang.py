@@ -15,13 +15,14 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.execution.callback import WorkerCallback
 
 from orchestrator.deaths import DeathBook
+from orchestrator.elastic import Growth, Ladder, largest_now
 from orchestrator.errors import StorageError
 from orchestrator.failures import CLASSES
 from orchestrator.interface import choose_interface
 from orchestrator.judge import Judge, Verdict, explain, too_often
 from orchestrator.ledger import Ledger
 from orchestrator.notice import listen
-from orchestrator.places import NamedPlaces, free_places
+from orchestrator.places import PLACE_SECONDS, NamedPlaces, free_places
 from orchestrator.plan import PlannedTrial
 from orchestrator.raystart import LOCAL
 from orchestrator.rendezvous import FileRendezvous
@@ -32,9 +33,6 @@ from orchestrator.worker import Assignment, train_on_worker
 from orchestrator.workload import Workload
 
 __all__ = ["GangEnd", "run_gang"]
-
-PLACE_SECONDS: Final = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
-"""Environment variable: how long Ray Train waits for the place of a gang before it tells; its default is 60 s."""
 
 # The annotations of the installed Ray still describe Train V1.
 _train: Any = ray.train
@@ -87,36 +85,50 @@ class GangEnd:
 
 
 def run_gang(
-    workload: Workload, assignment: Assignment, planned: PlannedTrial, *, max_failures: int, infeasible_seconds: float
+    workload: Workload,
+    assignment: Assignment,
+    planned: PlannedTrial,
+    *,
+    max_failures: int,
+    infeasible_seconds: float,
+    resize_seconds: float,
 ) -> GangEnd:
     """Train and evaluate on a gang, start it again as its failures deserve, and return how it ended.
 
     `max_failures`: deaths in a row without a new checkpoint that are followed by a restart. `infeasible_seconds`: how
-    long a gang may wait for its place. Ray Train restarts a gang by itself; what it does not retry is retried here.
+    long a gang may wait for its place. `resize_seconds`: how long one that may have several sizes waits for its place
+    before it takes a smaller one, and how long there must be room before it takes a larger one. Ray Train restarts a
+    gang by itself; what it does not retry is retried here.
     """
     storage = Storage(assignment.settings.storage)
     ledger, book = Ledger(storage), DeathBook(storage, planned.key, assignment.owner)
-    waited = 0.0
+    patience = resize_seconds if planned.fewer else _place_seconds()
+    size, waited = planned.workers, 0.0
     while True:
         began = time.monotonic()
         try:
-            end = _fit(workload, assignment, planned, max_failures)
+            end, room = _attempt(workload, assignment, planned, size, max_failures, patience)
         except Exception as error:
             verdict = explain(error)
             _log.warning("trial %s: attempt ended: %s: %s", planned.key, verdict.failure, verdict.reason)
         else:
-            if end["end"] != "preempted":
+            if end["end"] in _ENDS:
                 return GangEnd(state=end["end"], metrics=end["metrics"], failure=_ENDS[end["end"]])
             waited = 0.0
+            # What is taken away may be replaced at once: the full size is tried first.
+            size = room if end["end"] == "regrouped" else planned.workers
             continue
         took = time.monotonic() - began
         if verdict.failure == "waiting":
-            waited = waited + took if took < 2 * _place_seconds() else _place_seconds()
+            waited = waited + took if took < 2 * patience else patience
             if _is_stopped(ledger, assignment):
                 return _failed(ledger, planned, Verdict(failure="stopped", rank=0, reason="stopped before it started"))
             if waited >= infeasible_seconds:
                 reason = _lacking(planned, waited)
                 return _failed(ledger, planned, Verdict(failure="infeasible", rank=0, reason=reason))
+            if planned.fewer:
+                # Where none finds a place, the full size shows an autoscaler what is missing.
+                size = largest_now(planned.key, _needs(planned), planned.sizes) or planned.workers
             continue
         waited = 0.0
         policy = CLASSES[verdict.failure].policy
@@ -127,15 +139,33 @@ def run_gang(
             return _failed(ledger, planned, dataclasses.replace(verdict, reason=final))
 
 
-def _fit(workload: Workload, assignment: Assignment, planned: PlannedTrial, max_failures: int) -> dict[str, Any]:
+def _attempt(
+    workload: Workload, assignment: Assignment, planned: PlannedTrial, size: int, max_failures: int, patience: float
+) -> tuple[dict[str, Any], int]:
+    """Run Ray Train once with a gang of this size; return what rank 0 returned, and the size there is room for."""
+    job = dataclasses.replace(assignment, workers=size, may_grow=size < planned.workers)
+    if not job.may_grow:
+        return _fit(workload, job, planned, max_failures, patience), size
+    sizes = [number for number in planned.sizes if number >= size]
+    ledger = Ledger(Storage(assignment.settings.storage))
+    with Growth(ledger, job, Ladder(planned.key, _needs(planned), sizes), patience) as growth:
+        return _fit(workload, job, planned, max_failures, patience), growth.size
+
+
+def _needs(planned: PlannedTrial) -> dict[str, float]:
+    """The resources of one worker."""
+    gpus = {"GPU": planned.gpus_per_worker} if planned.gpus_per_worker else {}
+    return {"CPU": float(planned.cpus_per_worker), **gpus}
+
+
+def _fit(
+    workload: Workload, assignment: Assignment, planned: PlannedTrial, max_failures: int, patience: float
+) -> dict[str, Any]:
     """Run Ray Train once; return what rank 0 returned. Ray Train itself restarts a gang that lost a worker."""
 
     def loop() -> dict[str, Any] | None:
         return train_on_worker(workload, assignment)
 
-    resources = {"CPU": float(planned.cpus_per_worker)}
-    if planned.gpus_per_worker:
-        resources["GPU"] = planned.gpus_per_worker
     storage = assignment.settings.storage
     # Ray Train uploads no checkpoint of ours, so nothing but its controller, beside this driver, needs this folder: it
     # is neither kept nor shared by the nodes, and an outage of the storage does not reach it.
@@ -147,7 +177,9 @@ def _fit(workload: Workload, assignment: Assignment, planned: PlannedTrial, max_
             loop,
             torch_config=FileRendezvous(folder=str(scratch.path)) if os.environ.get(LOCAL) else None,
             scaling_config=_train.ScalingConfig(
-                num_workers=planned.workers, use_gpu=bool(planned.gpus_per_worker), resources_per_worker=resources
+                num_workers=assignment.workers,
+                use_gpu=bool(planned.gpus_per_worker),
+                resources_per_worker=_needs(planned),
             ),
             run_config=_train.RunConfig(
                 # Unique per attempt: Ray Train resumes by name, and our own checkpoints are the only truth.
@@ -161,7 +193,7 @@ def _fit(workload: Workload, assignment: Assignment, planned: PlannedTrial, max_
                 logging_config=_train.LoggingConfig(log_level="ERROR"),
             ),
         )
-        trainer.places = NamedPlaces(planned.key)
+        trainer.places = NamedPlaces(planned.key, patience)
         return dict(trainer.fit().return_value)
     finally:
         free_places(planned.key)
@@ -206,6 +238,6 @@ def _lacking(planned: PlannedTrial, waited: float) -> str:
     nodes = sum(bool(node["Alive"]) for node in cluster.nodes())
     has = ", ".join(f"{total.get(name, 0):g} {name}s ({free.get(name, 0):g} free)" for name in ("CPU", "GPU"))
     return (
-        f"a gang of {planned.workers} with {each} each found no place for {waited:.0f} s; "
+        f"a gang of {planned.sizes[0]} with {each} each found no place for {waited:.0f} s; "
         f"the cluster has {has} on {nodes} live nodes"
     )

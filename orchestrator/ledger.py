@@ -258,6 +258,15 @@ class Ledger:
         """Tell whether a stop was asked of who holds this lease."""
         return bool((self.storage.find_json(f"trials/{key}/stop.json") or {}).get("lease") == lease)
 
+    def ask_regroup(self, key: str, lease: int, attempt: int) -> None:
+        """Ask an attempt at a trial to make a checkpoint and end, since another number of workers goes on with it."""
+        self.storage.write_json(f"trials/{key}/regroup.json", {"lease": lease, "attempt": attempt})
+
+    def regroup_asked(self, key: str, lease: int, attempt: int) -> bool:
+        """Tell whether that was asked of this attempt; what was asked of an earlier one is not."""
+        asked = self.storage.find_json(f"trials/{key}/regroup.json") or {}
+        return bool((asked.get("lease"), asked.get("attempt")) == (lease, attempt))
+
     def _additions(self, name: str) -> list[str]:
         return [f"benchmarks/{name}/{file}" for file in self.storage.list(f"benchmarks/{name}")]
 

@@ -9,13 +9,22 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import time
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Final
 
 from ray.train.v2._internal.execution.callback import ControllerCallback
 from ray.train.v2._internal.execution.worker_group import worker_group
 
-__all__ = ["NamedPlaces", "free_places"]
+__all__ = ["PLACE_SECONDS", "NamedPlaces", "Place", "a_gang_waits", "free_places", "reserve"]
+
+PLACE_SECONDS: Final = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
+"""Environment variable: how long Ray Train waits for the place of a gang before it tells; its default is 60 s."""
+
+_PREFIX: Final = "hrgrid-"
+_MORE: Final = "more"
+_WAITING: Final = ("PENDING", "PREPARED", "RESCHEDULING")
 
 _log = logging.getLogger(__name__)
 
@@ -23,11 +32,13 @@ _log = logging.getLogger(__name__)
 class NamedPlaces(ControllerCallback):
     """Runs in the controller of a gang: gives the placement groups that it makes a name with the trial's key."""
 
-    def __init__(self, key: str) -> None:
-        self._key = key
+    def __init__(self, key: str, seconds: float) -> None:
+        """`seconds`: how long each of them is waited for."""
+        self._key, self._seconds = key, seconds
 
     def after_controller_start(self, train_run_context: Any) -> None:
         """Take the place of the function that Ray Train reserves with; the controller's process has no other gang."""
+        os.environ[PLACE_SECONDS] = str(self._seconds)
         module: Any = worker_group
         reserve, key = module.placement_group, self._key
 
@@ -60,5 +71,42 @@ def free_places(key: str) -> int:
     return freed
 
 
+class Place:
+    """Resources that were asked for beside those of a gang."""
+
+    def __init__(self, group: Any) -> None:
+        self._group = group
+
+    def is_there(self) -> bool:
+        """Tell whether all of it is reserved now."""
+        from ray.util.placement_group import placement_group_table
+
+        return bool(placement_group_table(self._group).get("state") == "CREATED")
+
+    def free(self) -> None:
+        """Give it back, or ask for it no longer."""
+        from ray.util.placement_group import remove_placement_group
+
+        remove_placement_group(self._group)
+
+
+def reserve(key: str, bundles: Sequence[dict[str, float]]) -> Place:
+    """Ask Ray for resources that a gang of the trial could have more; `free_places` frees them, too."""
+    from ray.util.placement_group import placement_group
+
+    return Place(placement_group(list(bundles), name=f"{_prefix(key)}{_MORE}-{time.time_ns():x}"))
+
+
+def a_gang_waits() -> bool:
+    """Tell whether any gang in the cluster, of whatever launch, has no place yet or has lost it."""
+    from ray.util.placement_group import placement_group_table
+
+    table: dict[str, dict[str, Any]] = placement_group_table()
+    return any(
+        group["state"] in _WAITING and group["name"].startswith(_PREFIX) and f"-{_MORE}-" not in group["name"]
+        for group in table.values()
+    )
+
+
 def _prefix(key: str) -> str:
-    return f"hrgrid-{key}-"
+    return f"{_PREFIX}{key}-"

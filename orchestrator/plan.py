@@ -19,7 +19,7 @@ from orchestrator.search import STOPPED_EARLY
 from orchestrator.shape import ClusterShape, count, parse_cluster
 from orchestrator.sharing import Sharing, refusal
 from orchestrator.sizing import (
-    asked_workers,
+    asked_sizes,
     bound_of_choices,
     choose_sizes,
     default_workers,
@@ -45,7 +45,7 @@ class PlannedTrial:
     """One sentence that says why this action."""
 
     workers: int
-    """Size of the gang."""
+    """Size of the gang; of one that may have several the largest, which the plan reckons with."""
 
     cpus_per_worker: int
     gpus_per_worker: float
@@ -55,6 +55,9 @@ class PlannedTrial:
 
     memory_gb: float = 0.0
     """Peak memory of one worker in units of 1e9 bytes: measured before, or estimated."""
+
+    fewer: tuple[int, ...] = ()
+    """Smaller sizes with which it goes on while workers are missing, ascending; empty: it never does."""
 
     share: int = 1
     """Trials on its GPU, itself included."""
@@ -81,6 +84,11 @@ class PlannedTrial:
     def runs(self) -> bool:
         """The launch will train it."""
         return self.action in ("run", "resume")
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """All sizes that its gang may have, ascending."""
+        return (*self.fewer, self.workers)
 
     @property
     def gang(self) -> Gang:
@@ -155,9 +163,10 @@ def make_plan(
     """Decide about every trial.
 
     `records` is what `Ledger.trials` says of their keys (a key that is not in it is new). `workers` is a number, or
-    rules "N" and "PATTERN=N" of which the last that matches a cell's name holds. Cells without a rule get as many as
-    the recipe was published with and the cluster has, rounded down to a divisor of the batch: a number that is known
-    to train well, whose memory is published, and with which a plan is only as wrong as its measured speeds. With
+    rules "N" and "PATTERN=N" of which the last that matches a cell's name holds; "MIN-MAX" in place of N lets the gang
+    have any divisor of the batch within the range that fits, planned with the largest. Cells without a rule get as
+    many as the recipe was published with and the cluster has, rounded down to a divisor of the batch: a number that is
+    known to train well, whose memory is published, and with which a plan is only as wrong as its measured speeds. With
     `auto_gangs` the plan takes any divisor of the batch that fits the memory instead, so that the grid ends early:
     then the longest cells get more workers, at the price of efficiency that is assumed where it was not measured
     (`estimates.EFFICIENCY`). `problems` (key to sentences from a preflight) block their trials. With `sharing`,
@@ -172,8 +181,8 @@ def make_plan(
         resume_stopped=resume_stopped,
     )
     found, known = problems or {}, [records.get(t.key) or TrialRecord(key=t.key, state="new") for t in trials]
-    asked = [asked_workers(rules, trial) for trial in trials]
-    gangs = [number or default_workers(trial.estimate, cluster) for number, trial in zip(asked, trials, strict=True)]
+    asked = [_fitting(asked_sizes(rules, trial), trial, wishes) for trial in trials]
+    gangs = [sizes or (default_workers(trial.estimate, cluster),) for sizes, trial in zip(asked, trials, strict=True)]
     order, bound = None, None
     if auto_gangs:
         going = [
@@ -181,9 +190,11 @@ def make_plan(
             for i, (trial, record) in enumerate(zip(trials, known, strict=True))
             if not found.get(trial.key) and _action(record, trial, wishes)[0] in ("run", "resume")
         ]
-        chosen, order, bound = _sizes([(trials[i], known[i], asked[i], gangs[i]) for i in going], wishes)
+        chosen, order, bound = _sizes(
+            [(trials[i], known[i], asked[i][-1] if asked[i] else None, gangs[i][-1]) for i in going], wishes
+        )
         for i, size in zip(going, chosen, strict=True):
-            gangs[i] = size
+            gangs[i] = (*gangs[i][:-1], size)
     planned = [
         _decide(trial, record, gang, found.get(trial.key, ()), wishes, sharing)
         for trial, record, gang in zip(trials, known, gangs, strict=True)
@@ -235,12 +246,13 @@ def _sizes(
 def _decide(
     trial: Trial,
     record: TrialRecord,
-    gang: int,
+    sizes: Sequence[int],
     problems: Sequence[str],
     wishes: _Wishes,
     sharing: Sharing | None,
 ) -> PlannedTrial:
-    cluster, estimator = wishes.cluster, wishes.estimator
+    """Decide about a trial whose gang may have these sizes, and shall have the last."""
+    gang, cluster, estimator = sizes[-1], wishes.cluster, wishes.estimator
     action, reason = _action(record, trial, wishes)
     obstacle = "; ".join(problems) or _misfit(trial, gang, wishes)
     if obstacle and action != "skip":
@@ -260,6 +272,7 @@ def _decide(
         estimate=trial.estimate,
         memory_gb=estimator.memory_gb(trial, gang)[0],
         resume_step=step,
+        fewer=tuple(sizes[:-1]),
         share=share,
         alone=alone,
         seconds=timing.seconds if action in ("run", "resume") else None,
@@ -288,6 +301,13 @@ def _action(record: TrialRecord, trial: Trial, wishes: _Wishes) -> tuple[Action,
         return "run", f"{before}, without a checkpoint" if before else "not run before"
     left = f"goes on from step {step} of {estimate.iterations}"
     return "resume", f"{before}; {left}" if before else left
+
+
+def _fitting(sizes: Sequence[int], trial: Trial, wishes: _Wishes) -> tuple[int, ...]:
+    """Keep the sizes that fit the cluster; where none does, the one that comes nearest."""
+    fitting = tuple(size for size in sizes if not _misfit(trial, size, wishes))
+    at_once = [size for size in sizes if size <= wishes.cluster.slots]
+    return fitting or tuple(at_once[-1:] or sizes[:1])
 
 
 def _misfit(trial: Trial, gang: int, wishes: _Wishes) -> str:

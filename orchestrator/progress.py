@@ -47,6 +47,7 @@ class ProgressWriter:
             "lost_seconds": float(self._before.get("lost_seconds", 0.0)),
         }  # fmt: skip
         self.stop_asked = False
+        self.regroup_asked = False
         self._guard = threading.Lock()
         self._end = threading.Event()
         self._lost: LeaseLostError | None = None
@@ -115,6 +116,8 @@ class ProgressWriter:
         """See whether a stop is asked for, and whether a later attempt runs: this machine may have been cut off."""
         key, lease = self._job.key, self._job.lease
         self.stop_asked = self.stop_asked or self._ledger.stop_asked(key, lease)
+        if self._job.may_grow:
+            self.regroup_asked = self._ledger.regroup_asked(key, lease, self._document["attempt"])
         newest = self._ledger.progress(key) or {}
         if newest.get("lease") == lease and int(newest.get("attempt", 0)) > self._document["attempt"]:
             self._lost = LeaseLostError(f"a later attempt trains trial {key}; this one stops and writes nothing more")

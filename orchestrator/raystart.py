@@ -16,11 +16,24 @@ from typing import Any, Final
 from orchestrator.addresses import public
 from orchestrator.errors import ClusterError, reason_of
 
-__all__ = ["LOCAL", "SLOTS", "connect", "has_token", "prepare_environment", "withhold_credentials"]
+__all__ = [
+    "HEAD",
+    "HEAD_PART",
+    "LOCAL",
+    "SLOTS",
+    "connect",
+    "has_token",
+    "prepare_environment",
+    "withhold_credentials",
+]
 
 SLOTS: Final = "hrgrid_slots"
 """The budget resource: one per worker that can run at once, declared on the head. A trial's driver asks for as many as
 its gang has workers, so that no driver starts without its gang and none is placed on a machine that may vanish."""
+
+HEAD: Final = "node:__internal_head__"
+"""The resource by which Ray marks the head, 1 of it. A driver takes a part of it where there is no budget resource."""
+HEAD_PART: Final = 0.0001
 
 LOCAL: Final = "HRGRID_LOCAL_RAY"
 """Environment variable that tells the processes of a local Ray that it is one: without dashboard and state API."""

@@ -24,7 +24,7 @@ from orchestrator.mourning import mourner
 from orchestrator.owners import process_identity
 from orchestrator.patience import patiently
 from orchestrator.plan import Plan, PlannedTrial
-from orchestrator.raystart import SLOTS, connect, withhold_credentials
+from orchestrator.raystart import HEAD, HEAD_PART, SLOTS, connect, withhold_credentials
 from orchestrator.scratch import Scratch
 from orchestrator.settings import Settings
 from orchestrator.stopping import stop_with_checkpoints, undisturbed, until_interrupted
@@ -329,7 +329,8 @@ def _tuner(
         tune.report({"state": outcome.state, **outcome.metrics})
 
     def needs(config: Mapping[str, Any]) -> dict[str, float]:
-        return {"CPU": 0, SLOTS: trials[config["index"]].gang.slots} if budgeted else {"CPU": 0}
+        # Both are on the head alone, which no cloud takes away; drivers and Ray Train's controllers stay there.
+        return {"CPU": 0, SLOTS: trials[config["index"]].gang.slots} if budgeted else {"CPU": 0, HEAD: HEAD_PART}
 
     # The policy decides what starts; on a cluster without the budget resource it is the only one to do so.
     budgeted = cluster.cluster_resources().get(SLOTS, 0) >= max(trial.workers for trial in trials)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
@@ -17,7 +18,7 @@ from orchestrator.workload import Estimate
 __all__ = [
     "AUTO",
     "Choice",
-    "asked_workers",
+    "asked_sizes",
     "best_choices",
     "bound_of_choices",
     "choose_sizes",
@@ -33,32 +34,41 @@ Choice = tuple[int, float]
 """A number of workers and the seconds that a trial takes with it."""
 
 
-def parse_workers(workers: int | Sequence[str] | None, trials: Sequence[Trial]) -> list[tuple[str, int]]:
-    """Return (pattern, number) rules in the order given; raises UsageError for what is none, or matches no cell."""
+def parse_workers(workers: int | Sequence[str] | None, trials: Sequence[Trial]) -> list[tuple[str, range]]:
+    """Return (pattern, numbers) rules in the order given; raises UsageError for what is none, or matches no cell."""
     texts = [str(workers)] if isinstance(workers, int) else list(workers or ())
     rules = []
     for text in texts:
-        left, equals, number = text.rpartition("=")
-        pattern = left.strip() if equals else "*"
-        if not number.strip().isdigit() or int(number) < 1 or not pattern:
-            raise UsageError(f"the workers rule {text!r} is neither N nor PATTERN=N with N of 1 or more")
+        left, equals, right = text.rpartition("=")
+        pattern, numbers = left.strip() if equals else "*", _NUMBERS.fullmatch(right.strip())
+        low, high = (int(number or 0) for number in numbers.groups(numbers[1])) if numbers else (0, 0)
+        if not 1 <= low <= high or not pattern:
+            raise UsageError(
+                f"the workers rule {text!r} is neither N nor PATTERN=N with N of 1 or more, or a range such as 2-4"
+            )
         names = list(dict.fromkeys(trial.spec.cell.name for trial in trials))
         if names and not any(fnmatchcase(name, pattern) for name in names):
             raise UsageError(f"the workers rule {text!r} matches no cell{near_miss(pattern, names)}")
-        rules.append((pattern, int(number)))
+        rules.append((pattern, range(low, high + 1)))
     return rules
 
 
-def asked_workers(rules: Sequence[tuple[str, int]], trial: Trial) -> int | None:
-    """Return what the last rule that matches says; raises UsageError if it does not divide the batch."""
+def asked_sizes(rules: Sequence[tuple[str, range]], trial: Trial) -> tuple[int, ...]:
+    """Return the divisors of the batch within what the last rule that matches says, ascending; empty without a rule.
+
+    Raises UsageError if there is none within it.
+    """
     name, batch = trial.spec.cell.name, trial.estimate.batch
-    asked = next((number for pattern, number in reversed(rules) if fnmatchcase(name, pattern)), None)
-    if asked is not None and batch % asked:
+    asked = next((numbers for pattern, numbers in reversed(rules) if fnmatchcase(name, pattern)), None)
+    if asked is None:
+        return ()
+    sizes = tuple(number for number in divisors(batch) if number in asked)
+    if not sizes:
+        number = f"{asked[0]} to {asked[-1]} workers" if len(asked) > 1 else count(asked[0], "worker")
         raise UsageError(
-            f"{name}: {count(asked, 'worker')} cannot share a batch of {batch} equally; "
-            f"take {_alternatives(divisors(batch))}"
+            f"{name}: {number} cannot share a batch of {batch} equally; take {_alternatives(divisors(batch))}"
         )
-    return asked
+    return sizes
 
 
 def default_workers(estimate: Estimate, cluster: ClusterShape) -> int:
@@ -138,6 +148,8 @@ def choose_sizes(choices: Sequence[Sequence[Choice]], slots: int, usual: Sequenc
             best, order, finish = sizes, tried, end
     return best, order
 
+
+_NUMBERS = re.compile(r"(\d+)(?:-(\d+))?")
 
 _LATER = (1.001, 1.01, 1.02, 1.03, 1.05, 1.1)
 """Times longer than the bound that are tried: a trial that just misses it may be much cheaper with fewer workers."""

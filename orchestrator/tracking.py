@@ -220,6 +220,7 @@ class Tracker:
 
         hosts, gangs = f"{ATTEMPTS_TAG}.hosts", f"{ATTEMPTS_TAG}.workers"
         new = {ATTEMPTS_TAG: str(before + 1), hosts: added(hosts, host), gangs: added(gangs, workers)}
+        new["hrgrid.workers"] = str(workers)
         self.set_tags(run_id, new)
 
     def _log_new_params(self, run_id: str, params: Mapping[str, str]) -> None:

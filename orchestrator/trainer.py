@@ -66,6 +66,10 @@ class RunOptions:
     infeasible_seconds: float = 3600.0
     """How long a gang that finds no place in the cluster is waited for before its trial ends."""
 
+    resize_seconds: float = 60.0
+    """Of a gang that may have several sizes: how long workers are missing before it goes on with fewer, and how long
+    there is room for more before it goes on with them."""
+
     stop_seconds: float = 60.0
     """What running trials get to make a checkpoint after Ctrl-C, before they are stopped without."""
 
@@ -198,6 +202,7 @@ def _carried_out(
             planned,
             max_failures=options.max_failures,
             infeasible_seconds=options.infeasible_seconds,
+            resize_seconds=options.resize_seconds,
         )
     if lost.is_set() or not patient(lambda: ledger.holds(key, assignment.lease)):
         raise LeaseLostError(f"another launch has taken over trial {key}")

@@ -45,6 +45,12 @@ VALIDATIONS_KEPT: Final = 32
 STOP_UPLOAD_SECONDS: Final = 50.0
 """What the upload of a checkpoint may take after a stop or a notice: about what launcher and clouds wait."""
 
+_WHY: Final[Mapping[str, str]] = {
+    "stopped": "as was asked for",
+    "regrouped": "as there is room for more workers",
+    "preempted": "since its machine will be taken away",
+}
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Assignment:
@@ -64,6 +70,8 @@ class Assignment:
     lease: int
     telemetry_seconds: float = 60.0
     """Seconds between two samples of the machine."""
+    may_grow: bool = False
+    """The gang could be larger: it may be asked to make way for one that is."""
     share: int = 1
     """Trials that share this one's GPU, itself included."""
     storage_seconds: float = PATIENCE
@@ -112,7 +120,7 @@ class _Desk:
     def wish(self) -> str | None:
         """What the training is answered; raises LeaseLostError when it is not this gang's any more."""
         self.progress.require_lease()
-        return "stop" if self.progress.stop_asked else None
+        return "stop" if self.progress.stop_asked or self.progress.regroup_asked else None
 
     def train_event(self, event: Event) -> None:
         """Record one event of the training."""
@@ -196,8 +204,8 @@ class _Desk:
 def train_on_worker(workload: Workload, job: Assignment) -> dict[str, Json] | None:
     """Train, then evaluate the saved checkpoint; runs on every worker of a gang inside Ray Train.
 
-    Returns on rank 0 how it ended, None elsewhere: `end` is finished, stopped or preempted (both with a checkpoint of
-    the very step), `metrics` the final ones or the last.
+    Returns on rank 0 how it ended, None elsewhere: `end` is finished, or stopped, preempted or regrouped (with a
+    checkpoint of the very step), `metrics` the final ones or the last.
     """
     import ray.train
 
@@ -308,8 +316,9 @@ def _train(
 
 def _stopped(desk: _Desk, log: TrialLog, step: int) -> dict[str, Json]:
     """Bring the checkpoint of a stop to storage, and tell who asked for it."""
-    end = "stopped" if desk.progress.stop_asked else "preempted"
-    why = "as was asked for" if end == "stopped" else "since its machine will be taken away"
+    asked = {"stopped": desk.progress.stop_asked, "regrouped": desk.progress.regroup_asked, "preempted": True}
+    end = next(name for name, is_so in asked.items() if is_so)
+    why = _WHY[end]
     try:
         desk.keeper.finish(STOP_UPLOAD_SECONDS)
         log.note(f"stops at step {step}, {why}, with a checkpoint of it")

@@ -70,6 +70,7 @@ def main(workload: FakeWorkload | None = None) -> int:
     parser.add_argument("--slots", type=int, default=2)
     parser.add_argument("--tracking")
     parser.add_argument("--hang-seconds", type=float, default=300.0)
+    parser.add_argument("--infeasible-seconds", type=float, default=3600.0)
     arguments = parser.parse_args()
     settings = make_settings(storage=arguments.storage, tracking=arguments.tracking, benchmark="bench", environment={})
     workload = workload or TroubledWorkload()
@@ -92,6 +93,7 @@ def main(workload: FakeWorkload | None = None) -> int:
         telemetry_seconds=1.0,
         max_failures=2,
         hang_seconds=arguments.hang_seconds,
+        infeasible_seconds=arguments.infeasible_seconds,
     )
     # Who is started in the background of a script is not told of Ctrl-C, and its children are not.
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -77,6 +77,9 @@ def test_workers_by_rule() -> None:
     [
         (3, "thin-add-short: 3 workers cannot share a batch of 4 equally; take 1, 2 or 4"),
         (["thin-*=8"], "thin-add-short: 8 workers cannot share a batch of 4"),
+        (["3"], "thin-add-short: 3 workers cannot share a batch of 4 equally; take 1, 2 or 4"),
+        (["5-7"], "thin-add-short: 5 to 7 workers cannot share a batch of 4 equally; take 1, 2 or 4"),
+        (["4-2"], "'4-2' is neither N nor PATTERN=N with N of 1 or more, or a range such as 2-4"),
         (["thin-*=x"], "'thin-[*]=x' is neither N nor PATTERN=N"),
         (["0"], "'0' is neither N nor PATTERN=N"),
         (["thim-*=2"], "'thim-[*]=2' matches no cell"),
@@ -104,6 +107,31 @@ def test_what_never_fits_is_blocked(cluster: ClusterShape, options: dict[str, ob
     assert plan.trials[0].action == "blocked"
     assert re.search(words, plan.trials[0].reason)
     assert plan.to_run == ()
+
+
+def test_a_gang_within_a_range() -> None:
+    """Planned with the largest divisor that the cluster holds; smaller ones in reserve, as far as they fit."""
+    planned = one(None, "batch=12", workers=["2-8"], cluster=ClusterShape(slots=5, cpus=5)).trials[0]
+    assert (planned.workers, planned.fewer, planned.gang.size) == (4, (2, 3), 4)
+    assert one(workers=["1-4", "2"]).trials[0].sizes == (2,)
+    assert one(workers=["3-4"]).trials[0].sizes == (4,)
+    gpus = ClusterShape(slots=8, kind="GPU", cpus=8, gpus=8, gpu_memory_gb=0.7)
+    assert one(workers=["1-4"], cluster=gpus).trials[0].sizes == (4,)
+    assert one(workers=["1-4"], cluster=gpus, auto_gangs=True).trials[0].sizes == (4,)
+
+
+@pytest.mark.parametrize(
+    ("slots", "memory", "words"),
+    [
+        (1, None, "it needs 2 GPUs at once and the cluster has 1"),
+        (8, 0.1, "it needs about 0.5 GB on each of 4 GPUs and the cluster's GPUs have 0.1 GB"),
+    ],
+)
+def test_a_range_of_which_nothing_fits_is_blocked(slots: int, memory: float | None, words: str) -> None:
+    cluster = ClusterShape(slots=slots, kind="GPU", cpus=8, gpus=slots, gpu_memory_gb=memory)
+    planned = one(workers=["2-4"], cluster=cluster).trials[0]
+    assert planned.action == "blocked"
+    assert planned.reason.startswith(words)
 
 
 def test_a_problem_blocks_its_trial_but_not_a_finished_one() -> None:

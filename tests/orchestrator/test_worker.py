@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import threading
 from collections.abc import Generator
@@ -82,6 +83,31 @@ def test_a_stop_saves_the_very_step(tmp_path: Path) -> None:
     log = storage.read_bytes("trials/k/logs/rank0.log").decode()
     assert f"stops at step {step}, as was asked for, with a checkpoint of it" in log
     assert (ledger.progress("k") or {})["attempt"] == 1
+
+
+def test_a_gang_that_makes_way_saves_the_very_step(tmp_path: Path) -> None:
+    workload = FakeWorkload()
+    job = _assignment(tmp_path, workload, steps="400", interval="100", sleep="0.02")
+    job = dataclasses.replace(job, may_grow=True)
+    storage = Storage(job.settings.storage)
+    ledger = Ledger(storage)
+
+    def ask() -> None:
+        wait_for(lambda: (ledger.progress("k") or {}).get("phase") == "training", 60, "training")
+        ledger.ask_regroup("k", job.lease, 1)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    end = _work(workload, job, tmp_path)
+    asking.join()
+    assert end["end"] == "regrouped"
+    step = CheckpointStore(storage, "k").latest_step()
+    log = storage.read_bytes("trials/k/logs/rank0.log").decode()
+    assert f"stops at step {step}, as there is room for more workers, with a checkpoint of it" in log
+    tracker = Tracker(job.settings.tracking, "bench", artifacts=job.settings.artifacts)
+    run = tracker.find("k")
+    assert run is not None
+    assert run.tags["hrgrid.workers"] == "1"
 
 
 def test_a_divergence_leaves_its_evidence(tmp_path: Path) -> None:

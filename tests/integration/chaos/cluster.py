@@ -1,4 +1,4 @@
-"""A Ray cluster of two nodes on one machine, each of one core, as child processes that can be killed like machines."""
+"""A Ray cluster of two nodes on one machine, as child processes that can be killed like machines."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -20,8 +21,23 @@ from jobs._relay import free_port
 READY = """
 import sys, time, logging, ray
 ray.init(address=sys.argv[1], logging_level=logging.ERROR, log_to_driver=False)
-while ray.cluster_resources().get("CPU", 0) < 2:
+while ray.cluster_resources().get("CPU", 0) < float(sys.argv[2]):
     time.sleep(0.2)
+"""
+
+CENSUS = """
+import json, sys, logging, ray
+from ray.util.placement_group import placement_group_table
+from ray.util.state import list_actors
+ray.init(address=sys.argv[1], logging_level=logging.ERROR, log_to_driver=False)
+nodes = {node["NodeID"]: node for node in ray.nodes()}
+head = [name for name, node in nodes.items() if "node:__internal_head__" in node["Resources"]]
+print(json.dumps({
+    "head": head[0],
+    "nodes": [name for name, node in nodes.items() if node["Alive"]],
+    "actors": [[one.class_name, one.node_id] for one in list_actors(limit=1000) if one.state == "ALIVE"],
+    "groups": [group["state"] for group in placement_group_table().values()],
+}))
 """
 
 
@@ -86,8 +102,8 @@ class Cluster:
         for temporary in self._temporary:
             shutil.rmtree(temporary, ignore_errors=True)
 
-    def start_head(self) -> Node:
-        """Start the head, which holds the budget of gangs and one core."""
+    def start_head(self, *, cores: int = 1, budget: bool = True) -> Node:
+        """Start the head, which holds the budget of gangs."""
         # Ray makes sockets below its folder, whose path must be short.
         self._temporary.append(tempfile.mkdtemp(prefix="hrc", dir="/tmp"))
         dashboard = free_port()
@@ -95,22 +111,39 @@ class Cluster:
             {
                 "head": True, "port": self.port, "temp-dir": self._temporary[-1], "include-dashboard": "true",
                 "dashboard-port": dashboard, "dashboard-host": "127.0.0.1", "ray-client-server-port": free_port(),
-                "resources": json.dumps({"hrgrid_slots": 2}),
+                "resources": json.dumps({"hrgrid_slots": 2} if budget else {}), "num-cpus": cores,
             }
         )  # fmt: skip
 
-    def start_node(self) -> Node:
-        """Start another node, with one core."""
-        return self._start({"address": self.address})
+    def start_node(self, *, cores: int = 1) -> Node:
+        """Start another node."""
+        return self._start({"address": self.address, "num-cpus": cores})
 
-    def wait_until_ready(self) -> None:
-        """Wait until both cores are there."""
-        command = [sys.executable, "-c", READY, self.address]
+    def wait_until_ready(self, *, cores: int = 2) -> None:
+        """Wait until all cores are there."""
+        command = [sys.executable, "-c", READY, self.address, str(cores)]
+        subprocess.run(command, env=self.environment, check=True, timeout=240, stdout=subprocess.DEVNULL)
+
+    def census(self) -> dict[str, Any]:
+        """The node that is the head, the nodes and actors (class, node) that live, states of all placement groups."""
+        command = [sys.executable, "-c", CENSUS, self.address]
+        found = subprocess.run(command, env=self.environment, check=True, timeout=240, stdout=subprocess.PIPE)
+        document: dict[str, Any] = json.loads(found.stdout.splitlines()[-1])
+        return document
+
+    def drain(self, node: str, seconds: float) -> None:
+        """Tell Ray, by its own command, that a node will be taken away in so many seconds."""
+        ray = str(Path(sys.executable).with_name("ray"))
+        options = {
+            "address": self.address, "node-id": node, "reason": "DRAIN_NODE_REASON_PREEMPTION",
+            "reason-message": "spot", "deadline-remaining-seconds": f"{seconds:.0f}",
+        }  # fmt: skip
+        command = [ray, "drain-node", *(word for name, value in options.items() for word in (f"--{name}", value))]
         subprocess.run(command, env=self.environment, check=True, timeout=240, stdout=subprocess.DEVNULL)
 
     def _start(self, options: Mapping[str, object]) -> Node:
         common = {
-            "num-cpus": 1, "node-ip-address": "127.0.0.1", "object-store-memory": 100_000_000,
+            "node-ip-address": "127.0.0.1", "object-store-memory": 100_000_000,
             "dashboard-agent-listen-port": free_port(), "dashboard-agent-grpc-port": free_port(),
             "min-worker-port": 0, "max-worker-port": 0,
         }  # fmt: skip
