@@ -105,7 +105,7 @@ def run_gang(
     patience = resize_seconds if planned.fewer else _place_seconds()
     size, waited = planned.workers, 0.0
     while True:
-        began = time.monotonic()
+        began, before = time.monotonic(), _begun(ledger, assignment)
         try:
             end, room = _attempt(workload, assignment, planned, size, max_failures, patience)
         except Exception as error:
@@ -118,9 +118,10 @@ def run_gang(
             # What is taken away may be replaced at once: the full size is tried first.
             size = room if end["end"] == "regrouped" else planned.workers
             continue
-        took = time.monotonic() - began
         if verdict.failure == "waiting":
-            waited = waited + took if took < 2 * patience else patience
+            # Ray Train may have trained, and have waited since it lost a worker.
+            same = _begun(ledger, assignment) == before
+            waited = waited + time.monotonic() - began if same else patience
             if _is_stopped(ledger, assignment):
                 return _failed(ledger, planned, Verdict(failure="stopped", rank=0, reason="stopped before it started"))
             if waited >= infeasible_seconds:
@@ -215,6 +216,15 @@ def _failed(ledger: Ledger, planned: PlannedTrial, verdict: Verdict) -> GangEnd:
     ending = f"\nlast lines of the log of worker {verdict.rank}:\n{tail}" if tail else ""
     error_text = f"{planned.spec.cell.name}: {reason}{ending}"
     return GangEnd(state="failed", metrics=known, failure=verdict.failure, error=error_text)
+
+
+def _begun(ledger: Ledger, assignment: Assignment) -> int:
+    """How many attempts of a gang have begun to work under this lease."""
+    try:
+        progress = ledger.progress(assignment.key) or {}
+    except StorageError:
+        return 0
+    return int(progress.get("attempt", 0)) if progress.get("lease") == assignment.lease else 0
 
 
 def _is_stopped(ledger: Ledger, assignment: Assignment) -> bool:

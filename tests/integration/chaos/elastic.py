@@ -180,10 +180,13 @@ def places(folder: Path, *, budget: bool) -> dict[str, Any]:
         nodes.wait_until_ready(cores=CORES)
         launch = _launch(words, folder, environment)
         seen: Counter[tuple[str, str]] = Counter()
-        while launch.poll() is None:
-            found = nodes.census()
-            seen |= Counter((one, "head" if node == found["head"] else "spot") for one, node in found["actors"])
-        document = children.finish(launch)
+        try:
+            while launch.poll() is None:
+                found = nodes.census()
+                seen |= Counter((one, "head" if node == found["head"] else "spot") for one, node in found["actors"])
+            document = children.finish(launch)
+        finally:
+            children.end(launch)
         figures["ended"] = {cell: told["state"] for cell, told in document["outcomes"].items()}
         figures["actors"] = {f"{one} on {where}": number for (one, where), number in sorted(seen.items())}
         figures["groups_left"] = sum(state != "REMOVED" for state in nodes.census()["groups"])
