@@ -145,12 +145,16 @@ def _attempt(
 ) -> tuple[dict[str, Any], int]:
     """Run Ray Train once with a gang of this size; return what rank 0 returned, and the size there is room for."""
     job = dataclasses.replace(assignment, workers=size, may_grow=size < planned.workers)
-    if not job.may_grow:
-        return _fit(workload, job, planned, max_failures, patience), size
-    sizes = [number for number in planned.sizes if number >= size]
-    ledger = Ledger(Storage(assignment.settings.storage))
-    with Growth(ledger, job, Ladder(planned.key, _needs(planned), sizes), patience) as growth:
-        return _fit(workload, job, planned, max_failures, patience), growth.size
+    free_places(planned.key)  # of an attempt before, whose driver or controller was killed
+    try:
+        if not job.may_grow:
+            return _fit(workload, job, planned, max_failures, patience), size
+        sizes = [number for number in planned.sizes if number >= size]
+        ledger = Ledger(Storage(assignment.settings.storage))
+        with Growth(ledger, job, Ladder(planned.key, _needs(planned), sizes), patience) as growth:
+            return _fit(workload, job, planned, max_failures, patience), growth.size
+    finally:
+        free_places(planned.key)
 
 
 def _needs(planned: PlannedTrial) -> dict[str, float]:
@@ -172,7 +176,6 @@ def _fit(
     # is neither kept nor shared by the nodes, and an outage of the storage does not reach it.
     scratch = Scratch("train")
     make: Any = _LeanTrainer
-    free_places(planned.key)  # of an attempt before, whose driver or controller was killed
     try:
         trainer = make(
             loop,
@@ -197,7 +200,6 @@ def _fit(
         trainer.places = NamedPlaces(planned.key, patience)
         return dict(trainer.fit().return_value)
     finally:
-        free_places(planned.key)
         scratch.close()
 
 
