@@ -12,9 +12,8 @@ from typing import Final
 
 from tests.integration.chaos import showing
 
-_HERE: Final = ("kills", "random_kills", "twice", "packing", "damage", "cost", "server_away", "relaunch")
+_HERE: Final = ("kills", "random_kills", "twice", "packing", "damage", "cost", "server_away", "relaunch", "elastic")
 PROGRAMS: Final = {name: f"tests.integration.chaos.{name}" for name in _HERE} | {"hosts": "tests.integration.hosts"}
-"""Name to module."""
 FOLDER: Final = Path("test-results") / "chaos"
 
 

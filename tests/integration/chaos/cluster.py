@@ -20,7 +20,11 @@ from jobs._relay import free_port
 
 READY = """
 import sys, time, logging, ray
-ray.init(address=sys.argv[1], logging_level=logging.ERROR, log_to_driver=False)
+while not ray.is_initialized():
+    try:
+        ray.init(address=sys.argv[1], logging_level=logging.ERROR, log_to_driver=False)
+    except (ConnectionError, RuntimeError):
+        time.sleep(1)
 while ray.cluster_resources().get("CPU", 0) < float(sys.argv[2]):
     time.sleep(0.2)
 """
@@ -120,7 +124,7 @@ class Cluster:
         return self._start({"address": self.address, "num-cpus": cores})
 
     def wait_until_ready(self, *, cores: int = 2) -> None:
-        """Wait until all cores are there."""
+        """Wait until the head and all cores are there."""
         command = [sys.executable, "-c", READY, self.address, str(cores)]
         subprocess.run(command, env=self.environment, check=True, timeout=240, stdout=subprocess.DEVNULL)
 

@@ -89,7 +89,7 @@ def shrink_and_grow(theatre: Theatre, iterations: int) -> dict[str, Any]:
     with cluster.Cluster(theatre.folder / "elastic-cluster", cell.environment) as nodes:
         cell.give("--workers", "1-2", "--resize-seconds", str(RESIZE_SECONDS), "--address", nodes.address)
         nodes.start_head()
-        time.sleep(5.0)
+        nodes.wait_until_ready(cores=1)
         spot = nodes.start_node()
         nodes.wait_until_ready()
         stage, rows = Stage(cell, nodes), {}
@@ -165,11 +165,11 @@ def places(folder: Path, *, budget: bool) -> dict[str, Any]:
     figures: dict[str, Any] = {}
     with cluster.Cluster(folder / f"{name}-cluster", {**inherited, **environment}) as nodes:
         nodes.start_head(cores=0, budget=budget)
+        nodes.wait_until_ready(cores=0)
         environment["RAY_ADDRESS"] = nodes.address
         words = [f"{folder}/{name}", "thin-add-long", "thick-add-long", "--workers", "2"]
         words += ["--set", "steps=60", "--set", "interval=20", "--set", "sleep=1.0", "--slots", "4"]
         if budget:
-            time.sleep(5.0)
             given_up = [*words, "--infeasible-seconds", str(INFEASIBLE_SECONDS)]
             began = time.monotonic()
             document = children.finish(_launch(given_up, folder, environment), timeout=400)
