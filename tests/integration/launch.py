@@ -71,6 +71,7 @@ def main(workload: FakeWorkload | None = None) -> int:
     parser.add_argument("--tracking")
     parser.add_argument("--hang-seconds", type=float, default=300.0)
     parser.add_argument("--infeasible-seconds", type=float, default=3600.0)
+    parser.add_argument("--resize-seconds", type=float, default=60.0)
     arguments = parser.parse_args()
     settings = make_settings(storage=arguments.storage, tracking=arguments.tracking, benchmark="bench", environment={})
     workload = workload or TroubledWorkload()
@@ -94,6 +95,7 @@ def main(workload: FakeWorkload | None = None) -> int:
         max_failures=2,
         hang_seconds=arguments.hang_seconds,
         infeasible_seconds=arguments.infeasible_seconds,
+        resize_seconds=arguments.resize_seconds,
     )
     # Who is started in the background of a script is not told of Ctrl-C, and its children are not.
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,14 +1,13 @@
 """Gangs that shrink and grow with a cluster of two machines: `python -m tests.integration.chaos.elastic`.
 
-An HRNet cell that may have one or two workers loses its second machine with a notice, gets another, and loses that
-without a notice; what it has trained is compared with the unbroken run on two workers. Then cells of the fake
-workload on a head without cores beside a machine with many: where every actor lives, and what is said without it.
+A cell that may have one or two workers loses its second machine with a notice, gets another, and loses that without a
+notice; what it has trained is compared with an unbroken training. Then cells on a head without cores beside a machine
+with many: where every actor lives, and what is said while there is no machine.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import sys
 import time
@@ -17,23 +16,42 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from jobs._drill_cell import INTERVAL, Rehearsal
-from jobs._drill_evidence import CLOCKED, Evidence, Mark, curve_faults, gather, redone, resumed
+from jobs._drill_cell import Rehearsal
+from jobs._drill_evidence import redone, resumed
 from orchestrator.deaths import DeathBook
 from orchestrator.places import PLACE_SECONDS
+from orchestrator.settings import Settings, make_settings
 from orchestrator.tracking import Tracker
 from tests.integration import children
 from tests.integration.chaos import cluster, showing
-from tests.integration.chaos.theatre import Theatre
+from tests.integration.chaos.elastic_launch import SharingWorkload
 
-RESIZE_SECONDS: Final = 5
+STEPS: Final = 300
+STEP_SECONDS: Final = 0.5
+INTERVAL: Final = 20
+"""Steps between two checkpoints."""
+RESIZE_SECONDS: Final = 5.0
 NOTICE_SECONDS: Final = 120.0
 """What a spot machine of AWS gets."""
 INFEASIBLE_SECONDS: Final = 15.0
 CORES: Final = 8
 """Of the machine that offers much."""
-ALIKE: Final = 1e-4
-"""Largest relative difference of losses, up to the first step that was trained with another number of workers."""
+ALIKE: Final = 1e-6
+"""Largest relative difference that is taken for rounding (of float32)."""
+
+
+class Cell(Rehearsal):
+    """A cell of the fake workload that may have one or two workers of one core each."""
+
+    def __init__(self, places: Settings, address: str, environment: dict[str, str], log: Path, steps: int) -> None:
+        super().__init__(places, data="data", iterations=steps, log=log)
+        self.environment |= {**environment, "RAY_ADDRESS": address}
+        self._command = [
+            sys.executable, "-m", "tests.integration.chaos.elastic_launch", places.storage, "thin-add-long",
+            "--tracking", places.tracking, "--workers", "1-2", "--resize-seconds", str(RESIZE_SECONDS),
+        ]  # fmt: skip
+        self.changes = {"steps": str(steps), "interval": str(INTERVAL), "sleep": str(STEP_SECONDS), "batch": "6"}
+        self.give(*(word for name, value in self.changes.items() for word in ("--set", f"{name}={value}")))
 
 
 class Stage:
@@ -83,11 +101,14 @@ class Stage:
         return str((self.cell.ledger.progress(self.cell.key) or {}).get("owner"))
 
 
-def shrink_and_grow(theatre: Theatre, iterations: int) -> dict[str, Any]:
+def shrink_and_grow(folder: Path, steps: int) -> dict[str, Any]:
     """Take a machine away with a notice, give one back, and take that away without."""
-    cell = theatre.cell("elastic", iterations, environment=cluster.token())
-    with cluster.Cluster(theatre.folder / "elastic-cluster", cell.environment) as nodes:
-        cell.give("--workers", "1-2", "--resize-seconds", str(RESIZE_SECONDS), "--address", nodes.address)
+    settings = make_settings(storage=f"{folder}/gang", tracking=None, benchmark="bench", environment={})
+    environment = cluster.token()
+    inherited = {word: value for word, value in os.environ.items() if not word.startswith("RAY_")}
+    with cluster.Cluster(folder / "gang-cluster", {**inherited, **environment}) as nodes:
+        cell = Cell(settings, nodes.address, environment, folder / "gang.log", steps)
+        nodes.environment["TMPDIR"] = cell.environment["TMPDIR"]
         nodes.start_head()
         nodes.wait_until_ready(cores=1)
         spot = nodes.start_node()
@@ -106,23 +127,16 @@ def shrink_and_grow(theatre: Theatre, iterations: int) -> dict[str, Any]:
             rows["killed"] = stage.change(nodes.nodes[-1].kill, 1)
             code = cell.wait_for_end()
             groups = nodes.census()["groups"]
+            redone_in_all = redone(cell.marks())
         finally:
             cell.close()
-        tracker = Tracker(cell.places.tracking, cell.places.benchmark, artifacts=cell.places.artifacts)
-        tracker.check()
-        run = tracker.find(cell.key)
-        reference, _ = theatre.reference(iterations)
-        evidence = gather(cell.places, cell.key)
-        marks = cell.marks()
     return {
         "changes": rows,
         "exit_code": code,
-        "state": f"{evidence.state}/{evidence.status}",
-        "gangs": run.tags.get("hrgrid.attempts.workers") if run else None,
-        "workers_at_last": run.tags.get("hrgrid.workers") if run else None,
-        "groups_left": sum(state != "REMOVED" for state in groups),
+        "steps_redone_in_all": redone_in_all,
         "groups_made": len(groups),
-        **compare(evidence, reference, marks, rows["drained"]["next_step"]),
+        "groups_left": sum(state != "REMOVED" for state in groups),
+        **_compared(cell),
     }
 
 
@@ -131,30 +145,42 @@ def _join(nodes: cluster.Cluster) -> None:
     nodes.wait_until_ready()
 
 
-def compare(evidence: Evidence, reference: Evidence, marks: list[Mark], change: int) -> dict[str, Any]:
-    """Compare with the unbroken run: points, and the largest relative difference of training losses."""
-    doubles, gaps = curve_faults(evidence, reference)
-    names = [name for name in reference.curves if name.startswith("train/") and name not in CLOCKED]
-    apart: dict[int, float] = {}
-    for name in names:
-        here = dict(evidence.curves.get(name, ()))
-        for step, value in reference.curves[name]:
-            apart[step] = max(apart.get(step, 0.0), abs(here.get(step, math.nan) - value) / max(abs(value), 1e-12))
-    scores = {
-        name: (evidence.curves[name][-1][1], reference.curves[name][-1][1])
-        for name in reference.curves
-        if name.startswith("val/") and name in evidence.curves
-    }
+def _compared(cell: Cell) -> dict[str, Any]:
+    """What the run in MLflow says of its gangs, and how far its curves are from those of an unbroken training."""
+    tracker = Tracker(cell.places.tracking, cell.places.benchmark, artifacts=cell.places.artifacts)
+    tracker.check()
+    run = tracker.find(cell.key)
+    assert run is not None
+    points = missing = doubles = 0
+    apart = 0.0
+    for name, wanted in _unbroken(cell).items():
+        history = tracker.client.get_metric_history(run.run_id, name)
+        steps = Counter(int(point.step) for point in history)
+        points += len(wanted)
+        missing += len(wanted.keys() - steps.keys())
+        doubles += steps.total() - len(steps)
+        apart = max(apart, *(abs(point.value - wanted[point.step]) / wanted[point.step] for point in history))
     return {
+        "state": f"{cell.ledger.state(cell.key)}/{run.status}",
+        "gangs": run.tags.get("hrgrid.attempts.workers"),
+        "workers_at_last": run.tags.get("hrgrid.workers"),
+        "points": points,
+        "missing": missing,
         "doubles": doubles,
-        "gaps": gaps,
-        "steps_redone_in_all": redone(marks),
-        "apart_before_the_first_change": max(d for step, d in apart.items() if step < change),
-        "apart_at_the_first_step_after": apart[change],
-        "apart_at_most": max(apart.values()),
-        "last_losses": {name: (evidence.curves[name][-1][1], reference.curves[name][-1][1]) for name in names},
-        "last_scores": scores,
+        "apart": apart,
     }
+
+
+def _unbroken(cell: Cell) -> dict[str, dict[int, float]]:
+    """Metric to step to value of a training in this process, by one worker."""
+    workload = SharingWorkload()
+    one = next(one for one in workload.cells() if one.name == "thin-add-long")
+    spec = workload.resolve(one, {**cell.changes, "sleep": "0"}, seed=0, data="data")
+    curves: dict[str, dict[int, float]] = {}
+    for event in workload.train(spec, None, cpus=1):
+        for name, value in event.metrics.items():
+            curves.setdefault(name, {})[event.step] = value
+    return curves
 
 
 def places(folder: Path, *, budget: bool) -> dict[str, Any]:
@@ -201,15 +227,14 @@ def _launch(words: list[str], folder: Path, environment: dict[str, str]) -> Any:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--iterations", type=int, default=200, help="of the cell that shrinks and grows")
+    parser.add_argument("--steps", type=int, default=STEPS, help="of the cell that shrinks and grows")
     parser.add_argument("--only", choices=("gang", "places", "places-without-budget"), help="a part alone")
     showing.add_output(parser)
     args = parser.parse_args()
     figures: dict[str, Any] = {}
     with showing.workplace(args.folder) as folder:
         if args.only in (None, "gang"):
-            with Theatre(folder) as theatre:
-                figures["gang"] = shrink_and_grow(theatre, args.iterations)
+            figures["gang"] = shrink_and_grow(folder, args.steps)
             _show("gang", figures["gang"])
         for name, budget in (("places", True), ("places-without-budget", False)):
             if args.only in (None, name):
