@@ -131,7 +131,9 @@ class Cluster:
     def census(self) -> dict[str, Any]:
         """The node that is the head, the nodes and actors (class, node) that live, states of all placement groups."""
         command = [sys.executable, "-c", CENSUS, self.address]
-        found = subprocess.run(command, env=self.environment, check=True, timeout=240, stdout=subprocess.PIPE)
+        # Ray's list of actors asks its API server, which it finds by the environment alone.
+        environment = {**self.environment, "RAY_ADDRESS": self.address}
+        found = subprocess.run(command, env=environment, check=True, timeout=240, stdout=subprocess.PIPE)
         document: dict[str, Any] = json.loads(found.stdout.splitlines()[-1])
         return document
 
