@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -165,8 +166,11 @@ def _page(running: Head, page: str) -> bytes:
     request = urllib.request.Request(
         f"{running.dashboard}/{page}", headers={"Authorization": f"Bearer {running.token}"}
     )
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        return bytes(answer.read())
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return bytes(answer.read())
+    except urllib.error.HTTPError as error:
+        return error.read()
 
 
 def _download(client: Any, folder: Path) -> None:
