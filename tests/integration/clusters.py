@@ -100,6 +100,7 @@ class Nodes:
                 return
             time.sleep(0.5)
         logs = "".join(file.read_text()[-1500:] for file in sorted(self.folder.glob("node-*.log")))
+        self.end()
         raise RuntimeError(f"{number} nodes did not come up: {done.stderr[-500:]}\n{logs}")
 
     def doctor(
