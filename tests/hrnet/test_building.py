@@ -19,6 +19,7 @@ from moto.server import ThreadedMotoServer
 import hrnet.data.prepare.run as prepare_module
 from hrnet.data.building import exclusive
 from hrnet.data.cards import Card
+from hrnet.data.prepare.convert import Threads
 from hrnet.data.prepare.run import Prepared, prepare
 from hrnet.data.shards import list_datasets, open_dataset
 from hrnet.errors import DataError
@@ -94,6 +95,33 @@ def test_a_killed_run_goes_on_where_its_last_closed_shard_ends(source: Path, tmp
     for file in ("manifest.json", *(path.name for path in (tmp_path / "unbroken").glob("*.parquet"))):
         assert (tmp_path / "out" / file).read_bytes() == (tmp_path / "unbroken" / file).read_bytes(), file
     assert sorted(path.name for path in tmp_path.iterdir()) == ["card.json", "out", "source", "unbroken"]
+
+
+class Portions(Threads):
+    """Threads that take several images in a call, as a cluster's machines do."""
+
+    def __init__(self, at_once: int, load: int) -> None:
+        super().__init__(at_once)
+        self.load = load
+
+
+@pytest.mark.parametrize(("at_once", "load"), [(1, 0), (8, 0), (2, 3000), (3, 1 << 30)])
+def test_whoever_converts_the_data_set_is_the_same(source: Path, tmp_path: Path, at_once: int, load: int) -> None:
+    prepare(source, tmp_path / "plain", card=CARD, workers=1)
+    interrupt_during(source, tmp_path / "out", 6)
+    with Portions(at_once, load) as workers:
+        steps: list[int] = []
+        prepare(source, tmp_path / "out", card=CARD, elsewhere=workers, progress=lambda done, *_: steps.append(done))
+    assert steps[0] > 1
+    assert steps[-1] == 13
+    # The signature is of the same files, so even that is the same.
+    for file in (tmp_path / "plain").iterdir():
+        assert (tmp_path / "out" / file.name).read_bytes() == file.read_bytes(), file.name
+
+
+def test_a_source_in_s3_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"s3://b/raw is no path of this machine: .*`aws s3 sync s3://b/raw DIR`"):
+        prepare("s3://b/raw", tmp_path / "out", card=CARD)
 
 
 def test_a_damaged_or_outdated_rest_is_not_taken_up(source: Path, tmp_path: Path) -> None:

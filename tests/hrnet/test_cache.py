@@ -287,7 +287,7 @@ def _as_nobody(uri: str, room: str) -> None:
 
 
 def run_beside(target: Callable[..., None], *words: str) -> int | None:
-    process = multiprocessing.get_context("fork").Process(target=target, args=words)
+    process = multiprocessing.get_context("spawn").Process(target=target, args=words)
     process.start()
     process.join()
     return process.exitcode

@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -19,7 +20,7 @@ from hrnet.data.cards import Card
 from hrnet.data.finding import listed, told
 from hrnet.data.gate import manifest_findings, name_findings
 from hrnet.data.location import contents, is_local, join, read, staging, upload
-from hrnet.data.prepare.convert import convert_all
+from hrnet.data.prepare.convert import Threads, Workers, convert_all
 from hrnet.data.prepare.found import Found, Job
 from hrnet.data.prepare.recognise import recognise
 from hrnet.data.prepare.sources import get_it
@@ -73,6 +74,7 @@ def prepare(
     partial: bool = False,
     force: bool = False,
     workers: int | None = None,
+    elsewhere: Workers | None = None,
     progress: Progress | None = None,
 ) -> Prepared:
     """Turn a download into a prepared data set.
@@ -87,6 +89,8 @@ def prepare(
         force: replace the prepared data set at the destination, whatever it is made of, and write what the integrity
             gate refuses. What is no part of a prepared data set is never replaced.
         workers: threads that read and check; default the number of CPUs.
+        elsewhere: who reads and checks in place of threads. They must see the source where this machine does. What is
+            prepared is the same, byte for byte.
         progress: called after each source image.
 
     Raises:
@@ -94,6 +98,11 @@ def prepare(
             and label differ in size, a label value is no class, the integrity gate (hrnet/data/gate.py) refuses, the
             destination holds something else, or the disk refuses.
     """
+    if not is_local(str(source)):
+        raise DataError(
+            f"{source} is no path of this machine: a download is read from a folder or a mounted file system; copy it "
+            f"(`aws s3 sync {source} DIR`), prepare DIR, and only what is prepared may go to S3"
+        )
     where = str(destination)
     scratch = Path(where if below else Path(where).absolute().parent) if is_local(where) else staging(where)
     with open_tree(Path(source), scratch) as tree:
@@ -109,6 +118,8 @@ def prepare(
             partial=partial,
             force=force,
             workers=workers or os.cpu_count() or 1,
+            # A compressed tar was unpacked where this machine alone may see it.
+            elsewhere=None if tree.unpacked else elsewhere,
             progress=progress or _say_nothing,
         )
         if not force and _is_up_to_date(where, task.signature):
@@ -129,6 +140,7 @@ class _Task:
     partial: bool
     force: bool
     workers: int
+    elsewhere: Workers | None
     progress: Progress
 
 
@@ -230,11 +242,12 @@ def _write(task: _Task, destination: Path) -> Sequence[str]:
         def tell(split: str, job: Job) -> None:
             task.progress(next(done), total, f"{split} {job.name}")
 
-        splits = {
-            split: convert_all(jobs, found.card, task.workers, building.start(split), functools.partial(tell, split))
-            for split, jobs in found.splits.items()
-        }
-        manifest = {**write_splits(building, found.card, splits), "incomparable": list(found.incomparable)}
+        with nullcontext(task.elsewhere) if task.elsewhere is not None else Threads(task.workers) as workers:
+            splits = {
+                split: convert_all(jobs, found.card, workers, building.start(split), functools.partial(tell, split))
+                for split, jobs in found.splits.items()
+            }
+            manifest = {**write_splits(building, found.card, splits), "incomparable": list(found.incomparable)}
         names = {split: [name for each in building.closed(split) for name in each.names] for split in found.splits}
         refused, notes = _approve(task, destination, manifest, names)
         if refused:

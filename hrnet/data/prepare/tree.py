@@ -71,6 +71,8 @@ class Tree:
 
     def __init__(self, source: Path, files: Mapping[str, File], folders: set[str]) -> None:
         self.source = source
+        self.unpacked = False
+        """Some of it lies unpacked in a scratch folder."""
         self._files = files
         self._paths = sorted(files)
         self._folders = {""} | folders | {parent for path in files for parent in _parents(path)}
@@ -160,6 +162,7 @@ def open_tree(source: Path, scratch: Path | None = None) -> Tree:
             for file in listed:
                 files.setdefault(file.path, file)
         tree = Tree(source, files, folders)
+        tree.unpacked = any(archive.name.lower().endswith(COMPRESSED_TARS) for _, archive in archives)
         tree._scratch = stack.pop_all()
     return tree
 
