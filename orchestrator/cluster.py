@@ -123,7 +123,8 @@ def submit(
             free = name if before is None else _free_name(client, str(name))
             # `exec`, so that the stop signal reaches Python and not a shell.
             runtime_env = {"working_dir": temporary, "env_vars": variables}
-            taken = _start(client, f"exec {shlex.join(entrypoint)}", free, runtime_env, where)
+            facts = _facts(variables, source)
+            taken = _start(client, f"exec {shlex.join(entrypoint)}", free, runtime_env, where, facts)
     return Submission(job=taken, address=where, package_bytes=size, before=before)
 
 
@@ -217,12 +218,32 @@ def _withdraw(client: Any, name: str, python: str, until: float, where: str) -> 
         raise ClusterError(f"job {name!r} waits for resources and could not be withdrawn ({said})")
 
 
-def _start(client: Any, entrypoint: str, name: str | None, runtime_env: Mapping[str, Any], where: str) -> str:
+def _facts(variables: Mapping[str, str], source: Source | None) -> dict[str, str]:
+    """What the dashboard shows of a job beside its command."""
+    facts = {"from": socket.gethostname(), "benchmark": variables.get("HRGRID_BENCHMARK")}
+    if source is not None:
+        facts["commit"] = str(source.facts["git_commit"])
+        facts["uncommitted changes"] = "yes" if source.facts["git_dirty"] else "no"
+    return {name: value for name, value in facts.items() if value}
+
+
+def _start(
+    client: Any,
+    entrypoint: str,
+    name: str | None,
+    runtime_env: Mapping[str, Any],
+    where: str,
+    facts: Mapping[str, str] | None = None,
+) -> str:
     """Start a job; a head that has only just been started is waited for."""
     until = time.monotonic() + FRESH_SECONDS
     while True:
         try:
-            return str(client.submit_job(entrypoint=entrypoint, submission_id=name, runtime_env=runtime_env))
+            return str(
+                client.submit_job(
+                    entrypoint=entrypoint, submission_id=name, runtime_env=runtime_env, metadata=dict(facts or {})
+                )
+            )
         except RuntimeError as error:
             if "already exists" in str(error):
                 raise UsageError(f"a job {name!r} exists on {where}; choose another name") from None

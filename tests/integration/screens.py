@@ -78,7 +78,7 @@ def _shoot(out: Path, running: Head, job: str, tracking: str) -> None:
                 page.wait_for_timeout(12_000)
                 page.screenshot(path=out / f"{name}.png", full_page=True)
             page = browser.new_page(viewport=WIDE)
-            page.goto(f"{tracking}/#/experiments/1", wait_until="domcontentloaded", timeout=120_000)
+            page.goto(f"{tracking}/#/experiments/1/runs", wait_until="domcontentloaded", timeout=120_000)
             page.wait_for_timeout(20_000)
             page.screenshot(path=out / "mlflow-experiment.png")
         finally:
