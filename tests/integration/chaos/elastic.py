@@ -34,6 +34,7 @@ RESIZE_SECONDS: Final = 5.0
 NOTICE_SECONDS: Final = 120.0
 """What a spot machine of AWS gets."""
 INFEASIBLE_SECONDS: Final = 15.0
+WORKER: Final = "RayTrainWorker"
 CORES: Final = 8
 """Of the machine that offers much."""
 ALIKE: Final = 1e-6
@@ -63,9 +64,8 @@ class Stage:
     def change(self, what: Callable[[], object], workers: int) -> dict[str, Any]:
         """Do something, and wait until a gang of so many workers trains."""
         before = self._attempt()
-        began, step = time.time(), self.cell.step()
         what()
-        done = time.time()
+        began, step = time.time(), self.cell.step()
 
         def goes_on() -> bool:
             progress = self.cell.ledger.progress(self.cell.key) or {}
@@ -76,14 +76,14 @@ class Stage:
         marks = self.cell.marks()
         found = resumed(marks, began)
         assert found is not None
-        saved = next((mark for mark in marks if mark.kind == "checkpoint" and began < mark.time < found[0]), None)
+        between = [mark for mark in marks if mark.kind == "checkpoint" and began < mark.time < found[0]]
+        saved = between[-1] if between else None
         return {
             "workers": workers,
             "step": step,
             "saved_step": None if saved is None else saved.step,
             "seconds_to_save": None if saved is None else round(saved.time - began, 1),
             "seconds_to_next_step": round(found[0] - began, 1),
-            "of_these_for_the_change": round(done - began, 1),
             "next_step": found[1],
             "steps_redone": redone(marks, began, found[0] + 0.001),
             "deaths": DeathBook(self.cell.ledger.storage, self.cell.key, self._owner()).known().total,
@@ -219,6 +219,38 @@ def places(folder: Path, *, budget: bool) -> dict[str, Any]:
     return figures
 
 
+def wrong_of_gang(figures: dict[str, Any]) -> list[str]:
+    """Say what is not as it should be of the gang that shrinks and grows."""
+    changes = figures["changes"]
+    noticed = {name: changes[name]["steps_redone"] for name in ("drained", "another machine")}
+    deaths = [row["deaths"] for row in changes.values()]
+    checks = {
+        f"steps trained again at a notice: {noticed}": not any(noticed.values()),
+        f"deaths counted at each change: {deaths}": deaths == [0, 0, 1],
+        f"gangs of {figures['gangs']}": figures["gangs"] == "2, 1, 2, 1",
+        f"it ended as {figures['state']}": figures["state"] == "finished/FINISHED",
+        f"{figures['missing']} points missing, {figures['doubles']} double": not figures["missing"]
+        + figures["doubles"],
+        f"curves apart by {figures['apart']}": figures["apart"] <= ALIKE,
+        f"{figures['groups_left']} placement groups left": not figures["groups_left"],
+    }
+    return [sentence for sentence, is_right in checks.items() if not is_right]
+
+
+def wrong_of_places(figures: dict[str, Any]) -> list[str]:
+    """Say what is not as it should be of where actors live, and of a gang without a place."""
+    astray = [actor for actor in figures["actors"] if actor.endswith(" on spot") and not actor.startswith(WORKER)]
+    sentences = figures.get("infeasible", {})
+    checks = {
+        f"beside the machine of the workers: {astray}": not astray,
+        f"no worker was seen: {figures['actors']}": f"{WORKER} on spot" in figures["actors"],
+        f"they ended as {figures['ended']}": set(figures["ended"].values()) == {"finished"},
+        f"without a machine: {sentences}": all("found no place for" in str(told) for told in sentences.values()),
+        f"{figures['groups_left']} placement groups left": not figures["groups_left"],
+    }
+    return [sentence for sentence, is_right in checks.items() if not is_right]
+
+
 def _launch(words: list[str], folder: Path, environment: dict[str, str]) -> Any:
     home = folder / "home"
     home.mkdir(exist_ok=True)
@@ -232,16 +264,20 @@ def main() -> int:
     showing.add_output(parser)
     args = parser.parse_args()
     figures: dict[str, Any] = {}
+    told: list[str] = []
     with showing.workplace(args.folder) as folder:
         if args.only in (None, "gang"):
             figures["gang"] = shrink_and_grow(folder, args.steps)
             _show("gang", figures["gang"])
+            told += wrong_of_gang(figures["gang"])
         for name, budget in (("places", True), ("places-without-budget", False)):
             if args.only in (None, name):
                 figures[name] = places(folder, budget=budget)
                 _show(name, figures[name])
-        showing.write(args.json, figures)
-    return 0
+                told += wrong_of_places(figures[name])
+        showing.write(args.json, {**figures, "wrong": told})
+    print("\n" + ("\n".join(f"WRONG: {sentence}" for sentence in told) or "all as it should be"))
+    return int(bool(told))
 
 
 def _show(name: str, figures: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import sys
 from collections.abc import Generator
@@ -17,14 +18,18 @@ class SharingWorkload(FakeWorkload):
 
     def train(self, spec: Spec, resume: Path | None, *, cpus: int) -> Generator[FakeEvent, str | None, None]:
         training, answer = super().train(spec, resume, cpus=cpus), None
+        mean: dict[str, float] = {}
         while True:
             try:
                 event = training.send(answer)
             except StopIteration:
                 return
+            if event.kind == "progress":
+                event = dataclasses.replace(event, metrics={**event.metrics, **mean})
             answer = yield event
             if event.kind == "step":
                 mean = {"train/mean": _mean(spec, event.step)}
+            if event.kind == "step" and event.step % spec.settings["interval"] and event.step < event.total:
                 later = yield FakeEvent(kind="progress", step=event.step, total=event.total, metrics=mean)
                 answer = max(answer, later, key=lambda wish: WISHES.index(wish or ""))
 
