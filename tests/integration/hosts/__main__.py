@@ -32,11 +32,12 @@ def main() -> int:
         print("this needs root and the programs unshare, nsenter, setpriv and ip, to make machines of namespaces")
         return 2
     began = time.monotonic()
-    with showing.workplace(args.folder) as folder, open_site(folder) as site, Watcher(site) as watcher:
-        wait_for(lambda: bool(watcher.alive), "the second host joins Ray")
+    with showing.workplace(args.folder) as folder, open_site(folder) as site:
+        with Watcher(site) as watcher:
+            wait_for(lambda: bool(watcher.alive), "the second host joins Ray")
         draw_missing(f"{site.bucket}/data", DATASETS, train=16, val=4)
         _say(began, "two hosts, S3 and MLflow are up")
-        figures = _figures(site, watcher, CELLS[: args.cells], began)
+        figures = _figures(site, CELLS[: args.cells], began)
     seconds = round(time.monotonic() - began, 1)
     right = _right(figures)
     print(f"\n{'right' if right else 'WRONG'}, {seconds:.0f} s")
@@ -44,24 +45,19 @@ def main() -> int:
     return 0 if right else 1
 
 
-def _figures(site: Site, watcher: Watcher, cells: Sequence[str], began: float) -> dict[str, Any]:
+def _figures(site: Site, cells: Sequence[str], began: float) -> dict[str, Any]:
     unbroken, broken = Grid(site, "unbroken", cells), Grid(site, "broken", cells)
     unbroken.submit()
     wait_for(lambda: unbroken.ended() is not None, "the unbroken grid ends")
     if unbroken.ended():
         raise RuntimeError(f"the unbroken grid failed:\n{unbroken.last_words()}")
     _say(began, "the unbroken grid has ended")
-    broken.submit()
-    first = _next_trial(broken, set())
-    scenes = [cut_long(site, broken, watcher, first)]
-    _tell(began, scenes[-1])
-    second = _next_trial(broken, {first}) if len(cells) > 1 else first
-    for play in (cut_short, storage_lost):
-        scenes.append(play(site, broken, watcher, second))
-        _tell(began, scenes[-1])
-    wait_for(lambda: broken.ended() is not None, "the broken grid ends")
+    # A trial has the same key in both grids, so only what is seen from here on belongs to the broken one.
+    with Watcher(site) as watcher:
+        scenes = _scenes(site, broken, watcher, began)
+        wait_for(lambda: broken.ended() is not None, "the broken grid ends")
     _say(began, f"the broken grid has ended with exit code {broken.ended()}")
-    rows = [compare(broken, unbroken, watcher, key) for key in dict.fromkeys((first, second))]
+    rows = [compare(broken, unbroken, watcher, key) for key in dict.fromkeys(scene.key for scene in scenes)]
     print()
     showing.show([{name: value for name, value in row.items() if name != "differences"} for row in rows])
     print()
@@ -76,6 +72,19 @@ def _figures(site: Site, watcher: Watcher, cells: Sequence[str], began: float) -
         "exit_code": broken.ended(), "cells": rows, "scenes": [dataclasses.asdict(scene) for scene in scenes],
         "stopped": stopped, "jobs": site.run("jobs").stdout.splitlines(),
     }  # fmt: skip
+
+
+def _scenes(site: Site, grid: Grid, watcher: Watcher, began: float) -> list[Scene]:
+    """Submit the grid and do to it what is to be done: the long cut to the first cell, the rest to the last."""
+    grid.submit()
+    first = _next_trial(grid, set())
+    scenes = [cut_long(site, grid, watcher, first)]
+    _tell(began, scenes[-1])
+    last = _next_trial(grid, {first}) if len(grid.cells) > 1 else first
+    for play in (cut_short, storage_lost):
+        scenes.append(play(site, grid, watcher, last))
+        _tell(began, scenes[-1])
+    return scenes
 
 
 def _next_trial(grid: Grid, done: set[str]) -> str:
@@ -118,7 +127,7 @@ def _right(figures: dict[str, Any]) -> bool:
     spans = all(row["hosts of each gang"].replace("2", "").strip(", ") == "" for row in rows)
     # Only the long cut costs an attempt.
     attempts = [row["attempts"] for row in rows] == [2, 1][: len(rows)] and long["given_up"] is not None
-    trains = all(scene["training"] is not None for scene in (long, *others))
+    trains = all(scene["meanwhile"] or scene["training"] is not None for scene in (long, *others))
     stopped = (figures["stopped"]["state"], figures["stopped"]["run"]) == ("stopped", "KILLED")
     return (
         all(row["equal"] for row in rows) and spans and attempts and trains and stopped and figures["exit_code"] == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 from collections.abc import Sequence
@@ -41,7 +42,7 @@ class Grid:
 
     def __init__(self, site: Site, name: str, cells: Sequence[str] = CELLS, iterations: int = ITERATIONS) -> None:
         """`name`: of the job, the benchmark and the prefix in the bucket."""
-        self.site, self.name = site, name
+        self.site, self.name, self.cells = site, name, cells
         self.places = Settings(storage=f"{site.bucket}/{name}", tracking=site.tracking, artifacts=None, benchmark=name)
         self.storage = Storage(self.places.storage)
         self.ledger = Ledger(self.storage)
@@ -103,5 +104,5 @@ class Grid:
         return cells
 
     def evidence(self, key: str) -> Evidence:
-        """What tracking and storage hold of a trial."""
-        return gather(self.places, key)
+        """What tracking and storage hold of a trial; this process shares the operator's network, but not its names."""
+        return gather(dataclasses.replace(self.places, tracking=self.site.tracking_by_address), key)

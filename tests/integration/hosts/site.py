@@ -59,6 +59,11 @@ class Site:
         return f"http://tracking:{MLFLOW}"
 
     @property
+    def tracking_by_address(self) -> str:
+        """For who has only the network of a machine, and not its names."""
+        return f"http://{self.head.address}:{MLFLOW}"
+
+    @property
     def bucket(self) -> str:
         return f"s3://{BUCKET}"
 
