@@ -63,7 +63,7 @@ class Stage:
 
     def change(self, what: Callable[[], object], workers: int) -> dict[str, Any]:
         """Do something, and wait until a gang of so many workers trains."""
-        before = self._attempt()
+        before, asked = self._attempt(), time.time()
         what()
         began, step = time.time(), self.cell.step()
 
@@ -76,13 +76,11 @@ class Stage:
         marks = self.cell.marks()
         found = resumed(marks, began)
         assert found is not None
-        between = [mark for mark in marks if mark.kind == "checkpoint" and began < mark.time < found[0]]
-        saved = between[-1] if between else None
+        saved = [mark.step for mark in marks if mark.kind == "checkpoint" and asked < mark.time < found[0]]
         return {
             "workers": workers,
             "step": step,
-            "saved_step": None if saved is None else saved.step,
-            "seconds_to_save": None if saved is None else round(saved.time - began, 1),
+            "saved_step": saved[-1] if saved else None,
             "seconds_to_next_step": round(found[0] - began, 1),
             "next_step": found[1],
             "steps_redone": redone(marks, began, found[0] + 0.001),
