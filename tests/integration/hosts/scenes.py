@@ -46,7 +46,6 @@ class Scene:
     """Seconds from the end of the cut until the next step."""
     meanwhile: int = 0
     """Steps trained during the cut."""
-    redone: int = 0
 
 
 def cut_long(site: Site, grid: Grid, watcher: Watcher, key: str) -> Scene:
@@ -128,7 +127,6 @@ def _wait_for_training(grid: Grid, scene: Scene, since: float) -> None:
     wait_for(lambda: bool(later()) or grid.ended() is not None, "training goes on")
     steps = later()
     scene.training = steps[0].time - since if steps else None
-    scene.redone = redone(grid.marks(scene.key), scene.began)
 
 
 def _steps(grid: Grid, key: str) -> list[Mark]:
