@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import functools
 import json
+import os
 import re
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +26,7 @@ from orchestrator.settings import absolute_uri
 if TYPE_CHECKING:
     from hrnet.data.check import Report
     from hrnet.data.prepare.run import Prepared
+    from orchestrator.tasks import Tasks
 
 HELP = "Make synthetic data, prepare a data set, check it, draw it."
 
@@ -50,7 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         if name == "check":
             step.add_argument("--quick", action="store_true", help="hashes and sizes alone, no decoding")
         else:
-            step.add_argument("--to", type=Path, default=Path(), metavar="DIR", help="where to write (default: here)")
+            step.add_argument(
+                "--to", type=_folder, default=Path(), metavar="DIR", help="where to write (default: here)"
+            )
             step.add_argument("--split", choices=("train", "val"), default="train")
             step.add_argument("--count", type=positive, default=8, metavar="N", help="samples (default %(default)s)")
 
@@ -113,10 +118,12 @@ def prepare(args: argparse.Namespace) -> int:
     """Prepare a data set; it becomes the folder of its name below `--to`."""
     from hrnet.data.prepare.run import prepare as convert
 
-    with progress(args.json, "preparing") as report:
+    with _elsewhere(args) as workers, progress(args.json, "preparing") as report:
+        # Elsewhere the working folder is another one.
+        source = args.source if workers is None else os.path.abspath(args.source)
         done = convert(
-            args.source, args.to, dataset=args.dataset, card=args.card, below=True, partial=args.partial,
-            force=args.force, progress=report,
+            source, args.to, dataset=args.dataset, card=args.card, below=True, partial=args.partial,
+            force=args.force, elsewhere=workers, progress=report,
         )  # fmt: skip
     if args.json:
         print(json.dumps(_prepared_facts(done), indent=1))
@@ -129,6 +136,26 @@ def prepare(args: argparse.Namespace) -> int:
     uri, data = shlex.quote(done.uri), shlex.quote(args.to)
     print(f"next: hrgrid data check {uri}, then hrgrid plan --dataset {done.card.name} --data {data}")
     return 0
+
+
+@contextmanager
+def _elsewhere(args: argparse.Namespace) -> Iterator[Tasks | None]:
+    """The cluster that was named, all of whose machines see the source; None for this machine's threads."""
+    address = args.address or os.environ.get("RAY_ADDRESS")
+    if address is None or not os.path.exists(args.source):
+        # Without a source there is nothing to start a cluster's processes for.
+        yield None
+        return
+    from orchestrator.tasks import tasks
+
+    source = os.path.abspath(args.source)
+    with tasks(address) as workers:
+        if blind := workers.blind(source):
+            raise UsageError(
+                f"{source} is not there, or not readable, on {', '.join(blind)}: put the download into a folder that "
+                "all machines of the cluster share, or prepare without --address and RAY_ADDRESS"
+            )
+        yield workers
 
 
 def check(args: argparse.Namespace) -> int:
@@ -208,7 +235,7 @@ def _add_synth(parser: argparse.ArgumentParser) -> None:
         metavar="DATASET",
         help=f"one of the nine published ones (default %(default)s), or {ALL}",
     )
-    parser.add_argument("--to", required=True, type=Path, metavar="DIR", help="folder to write into")
+    parser.add_argument("--to", required=True, type=_folder, metavar="DIR", help="folder to write into")
     parser.add_argument("--train", type=positive, default=8, metavar="N", help="training images (default %(default)s)")
     parser.add_argument("--val", type=positive, default=4, metavar="N", help="validation images (default %(default)s)")
     parser.add_argument("--size", type=_size, metavar="HxW", help="in pixels (default: what suits the data set)")
@@ -224,7 +251,6 @@ def _add_prepare(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "source",
-        type=Path,
         metavar="SOURCE",
         help="the download: a folder with archives or unpacked files, or one archive",
     )
@@ -238,7 +264,19 @@ def _add_prepare(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="replace the prepared data set that is there, and write what the gate refuses",
     )
+    parser.add_argument(
+        "--address",
+        metavar="ADDRESS",
+        help="convert on the CPUs of this Ray cluster, all of whose machines see SOURCE (default: $RAY_ADDRESS, else "
+        "this machine's threads)",
+    )
     add_json(parser)
+
+
+def _folder(text: str) -> Path:
+    if "://" in text:
+        raise argparse.ArgumentTypeError(f"{text!r} is no folder of this machine, which is what is written here")
+    return Path(text)
 
 
 def _size(text: str) -> tuple[int, int]:
