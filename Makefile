@@ -31,8 +31,9 @@ install: $(INSTALLED)
 demo: install
 	$(BIN)/hrgrid demo
 
+# Two at once: much of the time is waiting for processes that start.
 test: install
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 chaos: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.integration.chaos
