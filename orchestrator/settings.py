@@ -74,7 +74,7 @@ def make_settings(
     remote = "://" in location
     if store is None and remote:
         raise UsageError(
-            f"the storage {location!r} is remote and no tracking location is given; start `mlflow server` and set "
+            f"the storage {location!r} is remote and no tracking location is given; start `hrgrid serve` and set "
             "HRGRID_TRACKING=http://host:port (or pass --tracking)"
         )
     local_tracking = store is None or store.startswith("sqlite:")

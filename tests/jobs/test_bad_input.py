@@ -241,7 +241,7 @@ def test_a_tracking_server_that_is_not_there(
     storage = tmp_path / "results"
     said = refused(launch(prepared, storage, "--tracking", f"http://127.0.0.1:{port}"), capsys)
     assert f"http://127.0.0.1:{port}" in said
-    assert "mlflow server" in said
+    assert "hrgrid serve" in said
     assert not [path for path in storage.rglob("*") if path.is_file()]
 
 

@@ -44,7 +44,7 @@ def test_flags_beat_the_environment(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ({"storage": "s3://bucket/x"}, "is remote and no tracking location is given; start `mlflow server`"),
+        ({"storage": "s3://bucket/x"}, "is remote and no tracking location is given; start `hrgrid serve`"),
         ({"storage": "gs://bucket/x"}, "'gs://bucket/x' is neither a local path nor s3://bucket/prefix"),
         ({"tracking": "file:///x"}, "'file:///x' is a file store"),
         ({"tracking": "./mlruns"}, "'./mlruns' is a file store"),
