@@ -16,7 +16,7 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -174,13 +174,16 @@ def _page(running: Head, page: str) -> bytes:
 
 
 def _download(client: Any, folder: Path) -> None:
-    """Everything in the bucket, as files, with what the API tells of each."""
-    for listed in client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET):
-        for entry in listed.get("Contents", ()):
-            target = folder / "bucket" / entry["Key"]
-            target.parent.mkdir(parents=True, exist_ok=True)
-            answer = client.get_object(Bucket=BUCKET, Key=entry["Key"])
-            target.write_bytes(answer["Body"].read() + json.dumps(answer["Metadata"]).encode())
+    """Everything in the bucket, as numbered files, since a key may be the beginning of another; the keys, too."""
+    folder.mkdir()
+    pages = client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET)
+    keys = [entry["Key"] for page in pages for entry in page.get("Contents", ())]
+    (folder / "keys").write_text("\n".join(keys))
+    for number, key in enumerate(keys):
+        answer = client.get_object(Bucket=BUCKET, Key=key)
+        content = answer["Body"].read()
+        (folder / f"{number}-{PurePosixPath(key).name}").write_bytes(content)
+        (folder / f"{number}-metadata").write_text(json.dumps(answer["Metadata"]))
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
