@@ -89,7 +89,7 @@ class Nodes:
         end = time.monotonic() + 120
         while time.monotonic() < end:
             done = subprocess.run(
-                [sys.executable, "-c", code],
+                [*self._before, sys.executable, "-c", code],
                 env=self.environment,
                 capture_output=True,
                 text=True,
@@ -107,16 +107,7 @@ class Nodes:
         self, *arguments: str, address: str | None = None, **environment: str
     ) -> subprocess.CompletedProcess[str]:
         """Run `hrgrid doctor` against it."""
-        command = [
-            *self._before,
-            sys.executable,
-            "-m",
-            "jobs.cli",
-            "doctor",
-            "--address",
-            address or self.address,
-            *arguments,
-        ]
+        command = [*self._before, sys.executable, "-m", "jobs.cli", "doctor", "--address", address or self.address]
         own = {**self.environment, "PYTHONPATH": str(children.ROOT), **environment}
         return subprocess.run(
             [*command, *arguments], cwd=self.folder, env=own, capture_output=True, text=True, timeout=300, check=False
