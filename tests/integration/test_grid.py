@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from orchestrator import provenance
 from orchestrator.checkpoints import CheckpointStore
 from orchestrator.ledger import Ledger
 from orchestrator.storage import Storage
@@ -109,7 +110,8 @@ def test_a_run_shows_what_a_person_looks_for(grid: Grid) -> None:
     assert run.metrics["val/mIoU_ms_flip"] == pytest.approx(run.metrics["val/mIoU"] + 1.0)
     assert run.metrics["system/node0/process_memory_gb"] > 0.01
     assert {"task", "shape", "plan"} <= set(run.tags)
-    assert run.tags["mlflow.source.git.commit"] == "0123abc"
+    commit = provenance.source().facts["git_commit"]
+    assert run.tags.get("mlflow.source.git.commit") == commit
     assert run.tags["hrgrid.host"] == "laptop"
     assert run.tags["hrgrid.verdict"] == "above"
     assert grid.runs["thin-add-long"].tags["hrgrid.verdict"] == "failed"
