@@ -41,7 +41,7 @@ def start(
     )
 
 
-def finish(launch: subprocess.Popen[str], timeout: float = 600.0) -> dict[str, Any]:
+def finish(launch: subprocess.Popen[str], timeout: float = 240.0) -> dict[str, Any]:
     """Wait for a launch; its JSON line, which must be all that it prints."""
     try:
         out, err = launch.communicate(timeout=timeout)

@@ -17,6 +17,8 @@ from tests.integration import children
 
 pytestmark = [
     pytest.mark.ray,
+    # A launch of four cells, whose restarts wait for a busy machine.
+    pytest.mark.timeout(900),
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"),
 ]
 
@@ -29,7 +31,7 @@ class Grid:
     def __init__(self, folder: Path) -> None:
         (folder / "data").mkdir()
         arguments = [f"{folder}/results", *CELLS, "--workers", "thick-add-short=2", "--data", f"{folder}/data"]
-        self.document: dict[str, Any] = children.finish(children.start(arguments, folder / "home"))
+        self.document: dict[str, Any] = children.finish(children.start(arguments, folder / "home"), 600.0)
         self.storage = Storage(f"{folder}/results")
         self.ledger = Ledger(self.storage)
         self.tracker = Tracker(f"{folder}/results/mlflow.db", "bench")
