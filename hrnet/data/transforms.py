@@ -23,14 +23,18 @@ __all__ = [
     "keep_ratio_size",
     "normalise",
     "photometric_distortion",
-    "random_crop_box",
+    "random_crop",
     "reduce_zero_label",
+    "resize_crop",
     "resize_image",
     "resize_label",
     "train_transform",
 ]
 
 Image = NDArray[np.uint8]
+
+Box = tuple[int, int, int, int]
+"""Top, bottom, left and right of a part of an image; bottom and right are outside."""
 
 MEAN = (123.675, 116.28, 103.53)
 """Channel means in RGB order, 0..255: those of the ImageNet weights that the table starts from."""
@@ -123,54 +127,109 @@ def reduce_zero_label(label: Image) -> Image:
     return _uint8(table.astype(np.uint8)[label])
 
 
-def random_crop_box(
-    label: Image, crop: tuple[int, int], cat_max_ratio: float, rng: Draws
-) -> tuple[int, int, int, int]:
-    """Return (top, bottom, left, right) of a crop of `label`, smaller than `crop` where the label is.
+def random_crop(
+    label: Image, size: tuple[int, int], crop: tuple[int, int], cat_max_ratio: float, rng: Draws
+) -> tuple[Box, Image]:
+    """Draw a crop of `label` resized to `size` (height, width): the box and the label map in it.
 
-    A box in which one class has `cat_max_ratio` or more of the pixels that are not ignored, or in which there is only
-    one class, is drawn again, at most ten times; the last is taken as it is.
+    The box is as large as `crop`, smaller where the resized label is. One in which one class has `cat_max_ratio` or
+    more of the pixels that are not ignored, or in which there is only one class, is drawn again, at most ten times;
+    the last is taken as it is.
     """
-    box = _draw_box(label.shape[0], label.shape[1], crop, rng)
+    box = _draw_box(size, crop, rng)
+    part = _label_crop(label, size, box)
     if cat_max_ratio >= 1.0:
-        return box
+        return box, part
     for _ in range(_CROP_TRIES):
-        top, bottom, left, right = box
-        counts = np.bincount(label[top:bottom, left:right].ravel(), minlength=256)[:IGNORE]
+        counts = _class_counts(part)
         if np.count_nonzero(counts) > 1 and counts.max() / counts.sum() < cat_max_ratio:
             break
-        box = _draw_box(label.shape[0], label.shape[1], crop, rng)
-    return box
+        box = _draw_box(size, crop, rng)
+        part = _label_crop(label, size, box)
+    return box, part
 
 
-def _draw_box(height: int, width: int, crop: tuple[int, int], rng: Draws) -> tuple[int, int, int, int]:
-    top = rng.integers(0, max(height - crop[0], 0) + 1)
-    left = rng.integers(0, max(width - crop[1], 0) + 1)
-    return top, min(top + crop[0], height), left, min(left + crop[1], width)
+def _draw_box(size: tuple[int, int], crop: tuple[int, int], rng: Draws) -> Box:
+    top = rng.integers(0, max(size[0] - crop[0], 0) + 1)
+    left = rng.integers(0, max(size[1] - crop[1], 0) + 1)
+    return top, min(top + crop[0], size[0]), left, min(left + crop[1], size[1])
+
+
+def _label_crop(label: Image, size: tuple[int, int], box: Box) -> Image:
+    """Return what `resize_label(label, size)` has in `box`."""
+    top, bottom, left, right = box
+    if label.shape == size:
+        return label[top:bottom, left:right]
+    rows = _nearest(top, bottom, label.shape[0], size[0])
+    # Whole rows first, which are copied at once; then columns.
+    return _uint8(label[rows].take(_nearest(left, right, label.shape[1], size[1]), axis=1))
+
+
+def _nearest(start: int, stop: int, source: int, target: int) -> NDArray[np.intp]:
+    """Source pixels of the target pixels `start` .. `stop` - 1, with OpenCV's arithmetic (the factor's reciprocal)."""
+    places = np.arange(start, stop) * (1.0 / (target / source))
+    pixels: NDArray[np.intp] = np.minimum(places, source - 1).astype(np.intp)
+    return pixels
+
+
+def _class_counts(label: Image) -> NDArray[np.int64]:
+    # OpenCV counts in float32: without error up to 2**24 pixels, which is more than any crop has.
+    return cv2.calcHist([label], [0], None, [256], [0, 256])[:IGNORE].astype(np.int64)
+
+
+def resize_crop(image: Image, size: tuple[int, int], box: Box) -> Image:
+    """Return what `resize_image(image, size)` has in `box`, bit for bit, computing nothing right of it or below.
+
+    With factors instead of a size OpenCV gives a part of an image the positions and weights that it gives the whole,
+    as long as both begin at the same pixel. What is left of the box or above it has to be computed for that.
+    """
+    top, bottom, left, right = box
+    if image.shape[:2] == size:
+        return image[top:bottom, left:right]
+    factors = size[0] / image.shape[0], size[1] / image.shape[1]
+    rows, columns = (math.ceil(end / factor) + 2 for end, factor in zip((bottom, right), factors, strict=True))
+    part = image[:rows, :columns]
+    resized = _uint8(cv2.resize(part, None, fx=factors[1], fy=factors[0], interpolation=cv2.INTER_LINEAR))
+    if resized.shape == part.shape:
+        # Here OpenCV copies, whatever the factors.
+        resized = resize_image(image, size)
+    return resized[top:bottom, left:right]
 
 
 def photometric_distortion(image: Image, rng: Draws) -> Image:
     """Distort brightness, contrast, saturation and hue of a BGR uint8 image, each with probability 1/2.
 
-    Each step is a function of one byte, so it is a table look-up; values are truncated, not rounded, after each step.
+    Each step is a function of one byte, so it is a table look-up, and what follows one another without a change of
+    the colour space is one; values are truncated, not rounded, after each step.
     """
-    if rng.integers(0, 2):
-        image = _look_up(image, _linear_table(1.0, rng.uniform(-32.0, 32.0)))
+    first = _linear_table(1.0, rng.uniform(-32.0, 32.0)) if rng.integers(0, 2) else _SAME
     contrast_first = rng.integers(0, 2) == 1
     if contrast_first:
-        image = _contrast(image, rng)
-    if rng.integers(0, 2):
-        image = _change_hsv(image, 1, _linear_table(rng.uniform(0.5, 1.5), 0.0))
-    if rng.integers(0, 2):
-        # OpenCV's 8-bit hue runs from 0 to 179.
-        image = _change_hsv(image, 0, ((np.arange(256) + rng.integers(-18, 18)) % 180).astype(np.uint8))
-    if not contrast_first:
-        image = _contrast(image, rng)
-    return image
+        first = _joined(first, _draw_contrast(rng))
+    # OpenCV's 8-bit hue runs from 0 to 179.
+    saturation = _linear_table(rng.uniform(0.5, 1.5), 0.0) if rng.integers(0, 2) else None
+    hue = ((np.arange(256) + rng.integers(-18, 18)) % 180).astype(np.uint8) if rng.integers(0, 2) else None
+    last = _SAME if contrast_first else _draw_contrast(rng)
+    if saturation is None and hue is None:
+        return _look_up(image, _joined(first, last))
+    image = _look_up(image, first)
+    if saturation is not None:
+        image = _change_hsv(image, 1, saturation)
+    if hue is not None:
+        # From HSV to HSV by way of BGR bytes is not the identity, so both need a round trip of their own.
+        image = _change_hsv(image, 0, hue)
+    return _look_up(image, last)
 
 
-def _contrast(image: Image, rng: Draws) -> Image:
-    return _look_up(image, _linear_table(rng.uniform(0.5, 1.5), 0.0)) if rng.integers(0, 2) else image
+_SAME: Image = np.arange(256, dtype=np.uint8)
+
+
+def _draw_contrast(rng: Draws) -> Image:
+    return _linear_table(rng.uniform(0.5, 1.5), 0.0) if rng.integers(0, 2) else _SAME
+
+
+def _joined(first: Image, second: Image) -> Image:
+    return first if second is _SAME else second[first]
 
 
 def _linear_table(alpha: float, beta: float) -> Image:
@@ -179,14 +238,16 @@ def _linear_table(alpha: float, beta: float) -> Image:
 
 
 def _look_up(image: Image, table: Image) -> Image:
-    return _uint8(cv2.LUT(image, table))
+    if table is _SAME:
+        return image
+    # As if it had one channel, for which OpenCV's loop is twice as fast.
+    return _uint8(cv2.LUT(image.reshape(len(image), -1), table)).reshape(image.shape)
 
 
 def _change_hsv(image: Image, channel: int, table: Image) -> Image:
-    tables = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1)
-    tables[:, channel] = table
     hsv = cv2.cvtColor(image, cv2.COLOR_BGR2HSV)
-    return _uint8(cv2.cvtColor(cv2.LUT(hsv, tables.reshape(1, 256, 3)), cv2.COLOR_HSV2BGR))
+    cv2.insertChannel(cv2.LUT(cv2.extractChannel(hsv, channel), table), hsv, channel)
+    return _uint8(cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR))
 
 
 def train_transform(image: Image, label: Image, recipe: Augmentation, rng: Draws) -> tuple[Image, Image]:
@@ -200,13 +261,10 @@ def train_transform(image: Image, label: Image, recipe: Augmentation, rng: Draws
     ratio = rng.random() * (high - low) + low
     scale = (int(recipe.train_scale[0] * ratio), int(recipe.train_scale[1] * ratio))
     size = keep_ratio_size(image.shape[0], image.shape[1], scale)
-    label = resize_label(label, size)
-    top, bottom, left, right = random_crop_box(label, recipe.crop, recipe.cat_max_ratio, rng)
-    label = label[top:bottom, left:right]
-    image = resize_image(image, size)[top:bottom, left:right]
+    box, label = random_crop(label, size, recipe.crop, recipe.cat_max_ratio, rng)
+    image = resize_crop(image, size, box)
     if rng.random() < recipe.flip_prob:
         image, label = _uint8(cv2.flip(image, 1)), _uint8(cv2.flip(label, 1))
-    image, label = np.ascontiguousarray(image), np.ascontiguousarray(label)
     if recipe.photometric:
         image = photometric_distortion(image, rng)
     if recipe.conventions == "1.x" and recipe.dataset == "voc12aug":
