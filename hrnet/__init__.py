@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from hrnet.evaluation.inference import segment as predict
     from hrnet.evaluation.run import evaluate
     from hrnet.events import Event
+    from hrnet.model.fused import fused
     from hrnet.model.segmentor import build_model
     from hrnet.published import Published
     from hrnet.training.loop import train
@@ -40,6 +41,7 @@ _WHERE = {
     "card": "data.cards",
     "cards": "data.cards",
     "evaluate": "evaluation.run",
+    "fused": "model.fused",
     "load_card": "data.cards",
     "load_weights": "weights",
     "open_dataset": "data.shards",
@@ -68,6 +70,7 @@ __all__ = [
     "card",
     "cards",
     "evaluate",
+    "fused",
     "load_card",
     "load_weights",
     "open_dataset",

@@ -17,8 +17,10 @@ from jobs._options import add_device, add_json, add_name, add_places, device
 from jobs._weights import catalogue_recipe, found, load_model, stored_recipe
 
 if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
     from hrnet.data.cards import Card
-    from hrnet.model.segmentor import HRNetSegmentor
 
 HELP = "Segment images: writes NAME_classes.png (class ids) and NAME_overlay.png for each."
 
@@ -49,18 +51,23 @@ def run(args: argparse.Namespace) -> int:
     _check_readable(images)
     with found(args.weights, args) as path:
         recipe = _recipe(args, path)
-        model, loaded = load_model(path, recipe)
+        network, loaded = load_model(path, recipe)
     if not args.json:
         print(loaded.summary(), flush=True)
     card = _card(recipe, args.data)
-    model.to(device(args))
+    import torch
+
+    from hrnet.model.fused import fused
+
+    place = torch.device(device(args))
+    model = fused(network.to(place).eval())
     try:
         args.to.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(f"cannot write to {args.to}: {error.strerror or error}") from error
     facts = []
     for file in images:
-        facts.append(_segment(model, recipe, card, file, args.to, ms_flip=args.ms_flip))
+        facts.append(_segment(model, place, recipe, card, file, args.to, ms_flip=args.ms_flip))
         if not args.json:
             shown = ", ".join(f"{name} {share:.0%}" for name, share in facts[-1]["largest"].items())
             print(f"{file}: {shown} -> {facts[-1]['overlay']}")
@@ -70,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _segment(
-    model: HRNetSegmentor, recipe: Recipe, card: Card, file: Path, folder: Path, *, ms_flip: bool
+    model: nn.Module, place: torch.device, recipe: Recipe, card: Card, file: Path, folder: Path, *, ms_flip: bool
 ) -> dict[str, Any]:
     """Segment one image and write its two pictures; returns where they are and the three largest classes."""
     import cv2
@@ -84,7 +91,6 @@ def _segment(
     if pixels is None:
         raise DataError(f"{file} is damaged; the images before it are in {folder}")
     image = np.asarray(pixels, dtype=np.uint8)
-    place = next(model.parameters()).device
     remedies = (["no --ms-flip"] if ms_flip else []) + (["--device cpu"] if place.type == "cuda" else [])
     with memory_explained(place, f"{recipe.name}: the prediction of {file}", [*remedies, "a smaller image"]):
         classes = segment(model, image, recipe, ms_flip=ms_flip)

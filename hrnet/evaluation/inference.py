@@ -5,6 +5,7 @@ Logits are resized twice: to what the network saw, then to the original image. T
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 import cv2
@@ -16,14 +17,12 @@ from torch import Tensor, nn
 from hrnet.catalogue import Recipe
 from hrnet.data.transforms import keep_ratio_size, normalise
 from hrnet.errors import DataError
+from hrnet.evaluation.classmap import Votes, enlarged_class_map
 from hrnet.model.backbone import resize
 
 __all__ = ["class_map", "network_input", "network_logits", "scaled_size", "segment", "view_sizes", "windows"]
 
 Image = NDArray[np.uint8]
-
-_BAND = 64
-"""Rows of which the class probabilities are in memory at once."""
 
 
 def scaled_size(height: int, width: int, scale: tuple[int, int]) -> tuple[int, int]:
@@ -70,7 +69,8 @@ def segment(
     """Return the class map (H,W) uint8 of an image.
 
     Args:
-        model: a segmentor; it works in evaluation mode and is left in the mode it was in.
+        model: a segmentor; it works in evaluation mode and is left in the mode it was in. For more than a few images
+            `hrnet.fused(model)` is the same network, faster.
         image_bgr: (H,W,3) uint8, blue first as OpenCV reads it.
         recipe: says at what size and how (whole, by windows) the network sees the image.
         ms_flip: average class probabilities over `tta_ratios` and, with `tta_flip`, mirrored images.
@@ -81,12 +81,12 @@ def segment(
     """
     if image_bgr.ndim != 3 or image_bgr.shape[2] != 3 or image_bgr.dtype != np.uint8:
         raise DataError(f"an image must be HxWx3 of uint8, got {image_bgr.shape} of {image_bgr.dtype}")
-    where = next(model.parameters()).device if device is None else torch.device(device)
+    where = next(itertools.chain(model.parameters(), model.buffers())).device if device is None else device
     if not model.training:
-        return _segment(model, image_bgr, recipe, where, ms_flip=ms_flip)
+        return _segment(model, image_bgr, recipe, torch.device(where), ms_flip=ms_flip)
     model.eval()
     try:
-        return _segment(model, image_bgr, recipe, where, ms_flip=ms_flip)
+        return _segment(model, image_bgr, recipe, torch.device(where), ms_flip=ms_flip)
     finally:
         model.train()
 
@@ -94,48 +94,23 @@ def segment(
 def _segment(model: nn.Module, image_bgr: Image, recipe: Recipe, where: torch.device, *, ms_flip: bool) -> Image:
     height, width = image_bgr.shape[:2]
     if not ms_flip:
-        size = scaled_size(height, width, recipe.test_scale)
-        return class_map(_view(model, image_bgr, size, recipe, where, mirrored=False))
-    total: Tensor | None = None
-    for size in view_sizes(height, width, recipe):
+        seen = scaled_size(height, width, recipe.test_scale)
+        logits = _logits(model, network_input(image_bgr, seen, where), recipe)
+        return enlarged_class_map(logits, seen, (height, width))
+    votes = Votes((height, width))
+    for seen in view_sizes(height, width, recipe):
         for mirrored in (False, True) if recipe.tta_flip else (False,):
-            logits = _view(model, image_bgr, size, recipe, where, mirrored=mirrored)
-            total = torch.zeros_like(logits) if total is None else total
-            _add_probabilities(total, logits)
+            logits = _logits(model, network_input(image_bgr, seen, where, mirrored=mirrored), recipe)
+            # A resize is symmetric, so the few logits before it are mirrored back, not the many after it.
+            votes.add(logits.flip(-1) if mirrored else logits, seen)
             del logits  # before the next view needs the room
-    assert total is not None
-    return class_map(total)
-
-
-def _add_probabilities(total: Tensor, logits: Tensor) -> None:
-    """Add the class probabilities of one view, a band of rows at a time: a whole soft-max would be a third array."""
-    for top in range(0, total.shape[2], _BAND):
-        rows = slice(top, top + _BAND)
-        total[:, :, rows] += logits[:, :, rows].softmax(dim=1)
+    return votes.class_map()
 
 
 def class_map(scores: Tensor) -> Image:
     """Return the class (H,W) uint8 of highest score, on the CPU; scores are (1,C,H,W)."""
     classes: Image = scores[0].argmax(dim=0).to(torch.uint8).cpu().numpy()
     return classes
-
-
-def _view(
-    model: nn.Module,
-    image: Image,
-    size: tuple[int, int],
-    recipe: Recipe,
-    device: torch.device,
-    *,
-    mirrored: bool,
-) -> Tensor:
-    """Logits (1,C,H,W) at the image's size, from the image resized to `size`."""
-    logits = network_logits(model, network_input(image, size, device, mirrored=mirrored), recipe)
-    if mirrored:
-        # Class by class: a mirrored copy of all would double the largest array of an evaluation.
-        for each in logits.unbind(dim=1):
-            each.copy_(each.flip(-1))
-    return resize(logits, image.shape[:2])
 
 
 def network_input(image: Image, size: tuple[int, int], device: torch.device, *, mirrored: bool = False) -> Tensor:
@@ -150,14 +125,20 @@ def network_input(image: Image, size: tuple[int, int], device: torch.device, *, 
 
 def network_logits(model: nn.Module, x: Tensor, recipe: Recipe) -> Tensor:
     """Return float logits (N,C,H,W) of normalised images (N,3,H,W) at their own size, whole or by windows."""
+    return resize(_logits(model, x, recipe), x.shape[-2:])
+
+
+def _logits(model: nn.Module, x: Tensor, recipe: Recipe) -> Tensor:
+    """Float logits of normalised images: whole at a quarter of their size, by windows at their size."""
     if recipe.test_mode == "whole":
-        return _at_size(model, x, recipe)
+        return _forward(model, x, recipe)
     assert recipe.slide_crop is not None
     assert recipe.slide_stride is not None
     total: Tensor | None = None
     visits = torch.zeros(x.shape[-2:], device=x.device, dtype=x.dtype)
     for y1, x1, y2, x2 in windows(x.shape[-2], x.shape[-1], recipe.slide_crop, recipe.slide_stride):
-        logits = _at_size(model, x[..., y1:y2, x1:x2], recipe)
+        window = x[..., y1:y2, x1:x2]
+        logits = resize(_forward(model, window, recipe), window.shape[-2:])
         if total is None:
             total = logits.new_zeros((*logits.shape[:2], *x.shape[-2:]))
         total[..., y1:y2, x1:x2] += logits
@@ -166,9 +147,7 @@ def network_logits(model: nn.Module, x: Tensor, recipe: Recipe) -> Tensor:
     return total.div_(visits)
 
 
-def _at_size(model: nn.Module, x: Tensor, recipe: Recipe) -> Tensor:
+def _forward(model: nn.Module, x: Tensor, recipe: Recipe) -> Tensor:
     with torch.autocast(x.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
         logits: Tensor = model(x)
-    if logits.dtype == torch.bfloat16:
-        logits = logits.float()
-    return resize(logits, x.shape[-2:])
+    return logits.float()

@@ -18,6 +18,7 @@ from hrnet.data.shards import PreparedDataset, Sample, Split
 from hrnet.evaluation.confusion import ConfusionMatrix, Scores
 from hrnet.evaluation.inference import segment
 from hrnet.events import Event
+from hrnet.model.fused import fused
 from hrnet.training.gang import Gang
 
 __all__ = ["drain", "evaluate", "evaluate_split", "score_artifacts", "score_metrics", "val_images"]
@@ -68,12 +69,12 @@ def evaluate_split(
         split.fetch()
     matrix = ConfusionMatrix(recipe.num_classes)
     training = model.training
-    model.eval()
+    network = fused(model.eval())
     samples = _prefetch(split, range(gang.rank, count, gang.world))
     for first in range(0, count, gang.world):
         if first + gang.rank < count:
             sample = next(samples)
-            matrix.update(segment(model, sample.image, recipe, ms_flip=ms_flip, device=gang.device), sample.label)
+            matrix.update(segment(network, sample.image, recipe, ms_flip=ms_flip, device=gang.device), sample.label)
         yield Event(kind="progress", step=min(first + gang.world, count), total=count)
     model.train(training)
     total = ConfusionMatrix(recipe.num_classes)
@@ -107,9 +108,10 @@ def score_artifacts(
         "eval/per_class_iou.json": json.dumps(table, indent=1).encode(),
         "eval/confusion.png": draw.confusion_picture(matrix.counts(), card.classes),
     }
+    network = fused(model.eval())
     for index in _spread(val_images(split, recipe), OVERLAYS):
         sample = split[index]
-        predicted = segment(model, sample.image, recipe, device=device)
+        predicted = segment(network, sample.image, recipe, device=device)
         picture = draw.comparison(sample.image, sample.label, predicted, card.palette)
         artifacts[f"eval/overlays/{index:05d}_{sample.name.replace('/', '_')}.png"] = picture
     return artifacts
