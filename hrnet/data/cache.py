@@ -4,6 +4,7 @@
     $HRGRID_CACHE/data/<data set>/.used       held, shared, by each process that reads the data set; its time: last use
         <hash>-<file>                         a copy, there only when it is whole
         <hash>-<file>.<bytes>.part            as much of it as was brought; held by the process that downloads it
+        <name>-<boot>.scratch                 what can be made again; held, shared, by each process that uses it
 
 The locks are those of the kernel (flock), so a killed process holds none: the next one goes on with what it left. When
 the copies would take more than `$HRGRID_CACHE_GB`, the data sets that were not read for the longest time go, but never
@@ -32,7 +33,7 @@ from hrnet.data.location import cache_folder, download, join, sha256_file
 from hrnet.data.stamps import hash_of, remember
 from hrnet.errors import DataAwayError, DataError
 
-__all__ = ["BOUND", "Copies", "RemoteFile"]
+__all__ = ["BOUND", "Copies", "RemoteFile", "gigabytes", "shown"]
 
 BOUND: Final = "HRGRID_CACHE_GB"
 """Environment variable: what all copies together may take, in 1e9 bytes."""
@@ -45,11 +46,14 @@ _AT_ONCE: Final = 4
 
 _TELL_SECONDS: Final = 10.0
 
-_USED, _LOCK, _PART = ".used", ".lock", ".part"
+_USED, _LOCK, _PART, _SCRATCH = ".used", ".lock", ".part", ".scratch"
 _log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int, str], None]
 """Called with (files here, files in all, what was brought last)."""
+
+Layout = Callable[[], tuple[bytes, int]]
+"""Returns what a file begins with, and its size in bytes; what follows the begin is a hole."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,6 +107,38 @@ class Copies:
                 told.stopped.set()
                 pool.shutdown(cancel_futures=True)
                 raise
+
+    def scratch(self, name: str, boot: str, layout: Layout, *, limit: float, share: float) -> int:
+        """Open a file for what can be made again, and return its descriptor; `layout` gives its begin and its size.
+
+        Whoever asks for the name in this `boot` of the machine gets the same file, and nobody removes it while it is
+        open; those of other boots go. It takes only room that nobody asked for: no data set is removed for it, all
+        such files together promise at most `limit` bytes, and with the copies at most this `share` of what the cache
+        may hold. Raises DataError if it has no room or the cache cannot be used.
+        """
+        path = self.folder / f"{name}-{boot}{_SCRATCH}"
+        with self._explained(), _held(self.folder.parent / _LOCK):
+            if not path.exists():
+                begin, size = layout()
+                _discard_scratch(self.folder.parent, boot)
+                self._check_spare(size, limit, share)
+                part = path.with_name(f"{path.name}.{size}{_PART}")
+                part.write_bytes(begin)
+                os.truncate(part, size)
+                part.replace(path)
+            number = _open(path)
+            fcntl.flock(number, fcntl.LOCK_SH)
+        return number
+
+    def _check_spare(self, needed: int, limit: float, share: float) -> None:
+        """Raise DataError unless a scratch file of so many bytes finds room."""
+        root = self.folder.parent
+        written, promised = (sum(column) for column in zip(*map(_sizes, _folders(root)), strict=True))
+        disk = written + shutil.disk_usage(root).free
+        scratch = sum(file.stat().st_size for file in root.glob(f"*/*{_SCRATCH}"))
+        room = min(limit - scratch, share * min(_bound(disk), disk) - promised)
+        if needed > room:
+            raise DataError(f"{shown(needed)} are more than the {shown(max(0, room))} that the cache {root} can spare")
 
     def _get(self, file: RemoteFile, anew: bool, told: Callable[[int], None]) -> Path:
         path = self.folder / f"{file.sha256[:16]}-{file.name}"
@@ -158,7 +194,7 @@ class Copies:
         """Remove the data sets that were read last before all others until `needed` bytes fit; raises DataError."""
         root = self.folder.parent
         with _held(root / _LOCK):
-            sizes = {folder: _sizes(folder, part) for folder in root.iterdir() if folder.is_dir()}
+            sizes = {folder: _sizes(folder, part) for folder in _folders(root)}
             free = shutil.disk_usage(root).free
             written, promised = (sum(column) for column in zip(*sizes.values(), strict=True))
             bound = min(_bound(written + free), written + free)
@@ -173,9 +209,9 @@ class Copies:
         others = promised - sizes[self.folder][1]
         error = DataAwayError if others else DataError
         raise error(
-            f"{self.uri} needs {_gb(needed)} more in the cache {root}, which may hold {_gb(bound)} and holds "
-            f"{_gb(promised)}, of which {_gb(others)} are other data sets that are in use; raise ${BOUND}, or name "
-            f"a larger disk in $HRGRID_CACHE"
+            f"{self.uri} needs {shown(needed)} more in the cache {root}, which may hold {shown(bound)} and holds "
+            f"{shown(promised)}, of which {shown(others)} are other data sets that are in use; raise ${BOUND}, or "
+            f"name a larger disk in $HRGRID_CACHE"
         )
 
     @contextmanager
@@ -218,7 +254,7 @@ class _Told:
                 rate = self._brought / (self._said - self._began) / 1e6
                 _log.info(
                     "bringing %s to %s: %d of %d files here, %s brought of at most %s, %.0f MB/s",
-                    self._uri, self._folder, self._here, self._files, _gb(self._brought), _gb(self._total), rate,
+                    self._uri, self._folder, self._here, self._files, shown(self._brought), shown(self._total), rate,
                 )  # fmt: skip
 
     def file(self, file: RemoteFile) -> None:
@@ -238,31 +274,43 @@ def _is_good(path: Path, file: RemoteFile, *, anew: bool = False) -> bool:
 
 def _bound(disk: int) -> float:
     """What all copies together may take, in bytes, where they and what is free are `disk`."""
-    text = os.environ.get(BOUND)
+    bound = gigabytes(BOUND)
+    return _SHARE * disk if bound is None else bound
+
+
+def gigabytes(variable: str, *, least: float = 1e-9) -> float | None:
+    """Return the bytes that an environment variable says in units of 1e9, None if it is unset; raises DataError."""
+    text = os.environ.get(variable)
     if not text:
-        return _SHARE * disk
+        return None
     try:
-        bound = float(text)
+        value = float(text)
     except ValueError:
-        bound = -1.0
-    if not 0 < bound < float("inf"):
-        raise DataError(f"${BOUND} is {text!r}, which is no number of gigabytes; give one such as 200")
-    return bound * 1e9
+        value = -1.0
+    if not least <= value < float("inf"):
+        raise DataError(f"${variable} is {text!r}, which is no number of gigabytes; give one such as 200")
+    return value * 1e9
 
 
-def _gb(size: float) -> str:
+def shown(size: float) -> str:
+    """Return a number of bytes for people."""
     return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
 
 
-def _sizes(folder: Path, own: Path) -> tuple[int, int]:
-    """What a data set's copies take, and what they will when all downloads but `own` are done, in bytes."""
+def _folders(root: Path) -> list[Path]:
+    return [folder for folder in root.iterdir() if folder.is_dir()]
+
+
+def _sizes(folder: Path, own: Path | None = None) -> tuple[int, int]:
+    """What a data set's files take, and what they will when all are whole but `own`, in bytes."""
     written = promised = 0
     for entry in os.scandir(folder):
         with contextlib.suppress(FileNotFoundError):
-            size = entry.stat().st_size
-            written += size
-            begun = entry.name.endswith(_PART) and entry.name != own.name
-            promised += int(entry.name.split(".")[-2]) if begun else size
+            status = entry.stat()
+            # Scratch files have holes, which are promised.
+            written += min(status.st_size, 512 * status.st_blocks)
+            begun = entry.name.endswith(_PART) and (own is None or entry.name != own.name)
+            promised += int(entry.name.split(".")[-2]) if begun else status.st_size
     return written, promised
 
 
@@ -288,6 +336,19 @@ def _remove(folder: Path) -> bool:
     finally:
         os.close(number)
     return True
+
+
+def _discard_scratch(root: Path, boot: str) -> None:
+    """Remove scratch files of other boots that nobody uses, and unfinished ones; the lock of the cache is held."""
+    for part in root.glob(f"*/*{_SCRATCH}.*{_PART}"):
+        with contextlib.suppress(OSError):
+            part.unlink()
+    for old in root.glob(f"*/*{_SCRATCH}"):
+        if not old.name.endswith(f"-{boot}{_SCRATCH}"):
+            with contextlib.suppress(OSError), open(old, "rb") as file:
+                # Where machines share a cache, the boot may be that of another one.
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                old.unlink()
 
 
 def _make(folder: Path) -> None:

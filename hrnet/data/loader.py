@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
+from hrnet.data.decoded import Decoded
 from hrnet.data.sampler import index_at, rng_at
 from hrnet.data.shards import Split
 from hrnet.data.transforms import IGNORE, Augmentation, train_transform
@@ -49,14 +50,15 @@ class Batch:
 
 def collate(samples: Sequence[tuple[NDArray[np.uint8], NDArray[np.uint8]]], crop: tuple[int, int]) -> Batch:
     """Stack (image, label) pairs no larger than `crop`, padding at the right and bottom."""
-    images = torch.zeros((len(samples), *crop, 3), dtype=torch.uint8)
-    labels = torch.full((len(samples), *crop), IGNORE, dtype=torch.uint8)
-    sizes = torch.empty((len(samples), 2), dtype=torch.int64)
-    for number, (image, label) in enumerate(samples):
-        height, width = label.shape
-        images[number, :height, :width] = torch.from_numpy(image)
-        labels[number, :height, :width] = torch.from_numpy(label)
-        sizes[number, 0], sizes[number, 1] = height, width
+    images = torch.empty((len(samples), *crop, 3), dtype=torch.uint8)
+    labels = torch.empty((len(samples), *crop), dtype=torch.uint8)
+    sizes = torch.tensor([label.shape for _, label in samples], dtype=torch.int64)
+    for sample, image, label in zip(samples, images.numpy(), labels.numpy(), strict=True):
+        height, width = sample[1].shape
+        if (height, width) != crop:
+            image.fill(0)
+            label.fill(IGNORE)
+        image[:height, :width], label[:height, :width] = sample
     return Batch(images=images, labels=labels, sizes=sizes)
 
 
@@ -74,9 +76,9 @@ def train_batches(
     """
     if recipe.batch_size % world:
         raise TrainingError(f"{world} workers do not divide the batch of {recipe.batch_size} images")
-    iterations = _Iterations(split, recipe, seed=seed, rank=rank, world=world)
     # Several remote shards at a time, and before the fork, which clients of remote storage do not survive.
     split.fetch()
+    iterations = _Iterations(Decoded(split), recipe, seed=seed, rank=rank, world=world)
     if processes == 0:
         for iteration in range(start, stop):
             yield _checked(iterations[iteration])
@@ -87,8 +89,8 @@ def train_batches(
 class _Iterations(Dataset["Batch | DataError"]):
     """Batch by iteration number. A broken sample is returned, not raised, so that its message arrives unchanged."""
 
-    def __init__(self, split: Split, recipe: Loading, *, seed: int, rank: int, world: int) -> None:
-        self._split = split
+    def __init__(self, decoded: Decoded, recipe: Loading, *, seed: int, rank: int, world: int) -> None:
+        self._decoded = decoded
         self._recipe = recipe
         self._seed = seed
         self._rank = rank
@@ -103,8 +105,8 @@ class _Iterations(Dataset["Batch | DataError"]):
         return collate(samples, self._recipe.crop)
 
     def _sample(self, position: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        sample = self._split[index_at(self._seed, position, len(self._split))]
-        return train_transform(sample.image, sample.label, self._recipe, rng_at(self._seed, position))
+        image, label = self._decoded[index_at(self._seed, position, len(self._decoded))]
+        return train_transform(image, label, self._recipe, rng_at(self._seed, position))
 
 
 def _load_ahead(iterations: _Iterations, numbers: range, processes: int) -> Iterator[Batch]:

@@ -89,9 +89,9 @@ class Split:
 
     def __init__(self, uri: str, fingerprint: str, name: str, shards: Sequence[Shard], num_classes: int) -> None:
         self.uri = uri
+        self.fingerprint = fingerprint
         self.name = name
         self.shards = tuple(shards)
-        self._fingerprint = fingerprint
         self._num_classes = num_classes
         self._starts = [0, *itertools.accumulate(shard.images for shard in self.shards)]
         self._forget_files()
@@ -121,9 +121,15 @@ class Split:
         if self._names is None:
             names: list[str] = []
             for number in range(len(self.shards)):
-                names += self._column(number, "name")
+                names += [str(name) for name in self._read(number, columns=["name"])["name"].to_pylist()]
             self._names = tuple(names)
         return self._names
+
+    def sizes(self) -> NDArray[np.int64]:
+        """Return the height and width of every sample, (samples, 2), as the shards state them."""
+        columns = ["height", "width"]
+        tables = [self._read(number, columns=columns) for number in range(len(self.shards))]
+        return np.concatenate([[table[column].to_numpy() for column in columns] for table in tables], axis=1).T
 
     def __getitem__(self, index: int) -> Sample:
         """Read and decode one sample; raises DataError that names file and sample if it is broken."""
@@ -153,9 +159,6 @@ class Split:
         """
         if not is_local(self.uri):
             self._held().get_all([_remote(shard) for shard in self.shards], anew=anew, progress=progress)
-
-    def _column(self, number: int, name: str) -> list[str]:
-        return [str(value) for value in self._read(number, columns=[name])[name].to_pylist()]
 
     def _read(self, number: int, row_group: int | None = None, columns: list[str] | None = None) -> pa.Table:
         """Read a sample, or a column of all."""
@@ -198,7 +201,7 @@ class Split:
 
     def _held(self) -> Copies:
         if self._copies is None:
-            self._copies = Copies(self.uri, self._fingerprint)
+            self._copies = Copies(self.uri, self.fingerprint)
         return self._copies
 
 

@@ -8,13 +8,16 @@ from collections.abc import Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from hrnet import draw
 from hrnet.catalogue import Recipe
 from hrnet.data.cards import Card
-from hrnet.data.shards import PreparedDataset, Sample, Split
+from hrnet.data.decoded import Decoded
+from hrnet.data.shards import PreparedDataset, Split
 from hrnet.evaluation.confusion import ConfusionMatrix, Scores
 from hrnet.evaluation.inference import segment
 from hrnet.events import Event
@@ -23,6 +26,7 @@ from hrnet.training.gang import Gang
 
 __all__ = ["drain", "evaluate", "evaluate_split", "score_artifacts", "score_metrics", "val_images"]
 
+Image = NDArray[np.uint8]
 Result = TypeVar("Result")
 
 OVERLAYS = 4
@@ -70,11 +74,11 @@ def evaluate_split(
     matrix = ConfusionMatrix(recipe.num_classes)
     training = model.training
     network = fused(model.eval())
-    samples = _prefetch(split, range(gang.rank, count, gang.world))
+    samples = _prefetch(Decoded(split, keep=count == len(split)), range(gang.rank, count, gang.world))
     for first in range(0, count, gang.world):
         if first + gang.rank < count:
-            sample = next(samples)
-            matrix.update(segment(network, sample.image, recipe, ms_flip=ms_flip, device=gang.device), sample.label)
+            image, label = next(samples)
+            matrix.update(segment(network, image, recipe, ms_flip=ms_flip, device=gang.device), label)
         yield Event(kind="progress", step=min(first + gang.world, count), total=count)
     model.train(training)
     total = ConfusionMatrix(recipe.num_classes)
@@ -126,12 +130,12 @@ def _spread(count: int, wanted: int) -> list[int]:
     return [(2 * i + 1) * count // (2 * shown) for i in range(shown)]
 
 
-def _prefetch(split: Split, indices: Iterable[int]) -> Iterator[Sample]:
+def _prefetch(decoded: Decoded, indices: Iterable[int]) -> Iterator[tuple[Image, Image]]:
     """Decode the next image while the model works on this one (OpenCV and torch release the interpreter lock)."""
     with ThreadPoolExecutor(1) as pool:
         ahead = None
         for index in indices:
-            following = pool.submit(split.__getitem__, index)
+            following = pool.submit(decoded.__getitem__, index)
             if ahead is not None:
                 yield ahead.result()
             ahead = following
