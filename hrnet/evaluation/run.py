@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from hrnet import draw
+from hrnet.allocator import keep_blocks
 from hrnet.catalogue import Recipe
 from hrnet.data.cards import Card
 from hrnet.data.decoded import Decoded
@@ -68,6 +69,8 @@ def evaluate_split(
     Returns:
         The confusion matrix over all images, equal on every rank.
     """
+    if gang.device.type == "cpu":
+        keep_blocks()
     count = val_images(split, recipe)
     if count == len(split):
         split.fetch()

@@ -13,6 +13,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from hrnet.allocator import keep_blocks
 from hrnet.catalogue import Recipe
 from hrnet.data.loader import Batch, train_batches
 from hrnet.data.shards import PreparedDataset
@@ -66,6 +67,8 @@ def train(
     """
     gang = Gang.current()
     _check_divides(recipe, gang.world)
+    if gang.device.type == "cpu":
+        keep_blocks()
     remedies = training_remedies(recipe, gang.world)
     with memory_explained(gang.device, f"{recipe.name}: the start of the training", remedies):
         model = build_model(recipe.width, recipe.num_classes, seed=seed)

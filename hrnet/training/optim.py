@@ -11,9 +11,12 @@ __all__ = ["build_optimizer", "poly_lr"]
 
 
 def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
-    """Return SGD with momentum over all parameters; weight decay covers normalisation and bias too, as published."""
+    """Return SGD with momentum over all parameters; weight decay covers normalisation and bias too, as published.
+
+    It is fused: the network has hundreds of small tensors, and one pass over each is faster than one per operation.
+    """
     return torch.optim.SGD(
-        model.parameters(), lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
+        model.parameters(), lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay, fused=True
     )
 
 

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from hrnet.catalogue import PREFIXES, WIDTHS, Width, recipe
 from hrnet.errors import RecipeError
+from hrnet.model.backbone import LAYOUTS, resize
 from hrnet.model.segmentor import HRNetSegmentor, build_model
 from hrnet.training.loss import segmentation_loss
 from hrnet.training.optim import build_optimizer, poly_lr
@@ -195,6 +196,18 @@ def test_first_step_in_single_precision(reference: dict[str, Any]) -> None:
     deviation = np.abs(gradients / reference["grad_l2_f32"] - 1)
     assert np.median(deviation) < 1e-3
     assert deviation.max() < 2e-2
+
+
+def test_the_head_equals_a_convolution_of_the_concatenated_branches() -> None:
+    head = build_model("w18-small", 19, seed=2).double().eval().decode_head
+    generator = torch.Generator().manual_seed(3)
+    sizes = zip(LAYOUTS["w18-small"].channels, [(17, 25), (9, 13), (5, 7), (3, 4)], strict=True)
+    branches = [torch.randn(2, channels, *size, generator=generator, dtype=torch.float64) for channels, size in sizes]
+    mixing = head.convs[0]
+    whole = torch.cat([resize(branch, (17, 25)) for branch in branches], dim=1)
+    with torch.inference_mode():
+        expected = head.conv_seg(mixing.relu(mixing.bn(mixing.conv(whole))))
+        torch.testing.assert_close(head(branches), expected, rtol=1e-11, atol=1e-13)
 
 
 @pytest.mark.parametrize("width", WIDTHS)
