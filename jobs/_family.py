@@ -16,7 +16,6 @@ __all__ = ["ROLES", "Victim", "descendants", "end", "victims"]
 ROLES: Final[Mapping[str, Callable[[str], bool]]] = {
     "worker": lambda title: title.startswith("ray::RayTrainWorker"),
     "driver": lambda title: title.startswith("ray::ImplicitFunc"),
-    "controller": lambda title: title.startswith("ray::TrainController"),
     "gcs": lambda title: title.split(" ")[0].endswith("/gcs_server"),
     "raylet": lambda title: title.split(" ")[0].endswith("/raylet"),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import logging
 import os
@@ -13,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import ray.train
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.execution.callback import WorkerCallback
+from ray.train.v2._internal.execution.controller import TrainController
+from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 
 from orchestrator.deaths import DeathBook
 from orchestrator.elastic import Growth, Ladder, largest_now
@@ -22,7 +25,7 @@ from orchestrator.interface import choose_interface
 from orchestrator.judge import Judge, Verdict, explain, too_often
 from orchestrator.ledger import Ledger
 from orchestrator.notice import listen
-from orchestrator.places import PLACE_SECONDS, NamedPlaces, free_places
+from orchestrator.places import PLACE_SECONDS, free_places, named_group
 from orchestrator.plan import PlannedTrial
 from orchestrator.raystart import LOCAL
 from orchestrator.rendezvous import FileRendezvous
@@ -57,16 +60,39 @@ class _Listener(WorkerCallback):
         choose_interface()
 
 
-class _LeanTrainer(_Base):
-    """Leaves out helpers that cost a process each, seconds at every start, and do nothing for us; adds a listener."""
+class _LocalPolicy(FixedScalingPolicy):
+    """Asks nobody for machines: a local Ray has its one, and the actor that is asked is one more process."""
 
-    places: NamedPlaces
+    def after_controller_start(self, train_run_context: Any) -> None:
+        """Ask for nothing; so there is nothing to give back either."""
+
+    def _maybe_send_resource_request(self) -> None:
+        """Ask for nothing."""
+
+
+class _LeanTrainer(_Base):
+    """Leaves out what costs a process each, seconds at every start, and does nothing for us; adds a listener."""
+
+    places: tuple[str, float]
+    """Key of the trial, and how long its place is waited for."""
 
     def _create_default_callbacks(self) -> list[Any]:
-        # Ray Data is not used. The cleaner of placement groups asks the dashboard, which a local Ray does not have.
-        idle = {"DatasetsCallback"} | ({"PlacementGroupCleanerCallback"} if os.environ.get(LOCAL) else set())
+        # Ray Data is not used. What a cleaner of placement groups would free, `free_places` does, and a job's end.
+        idle = {"DatasetsCallback", "PlacementGroupCleanerCallback"}
         callbacks: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]
-        return [*(callback for callback in callbacks if type(callback).__name__ not in idle), self.places, _Listener()]
+        return [*(callback for callback in callbacks if type(callback).__name__ not in idle), _Listener()]
+
+    def _initialize_and_run_controller(self, **parts: Any) -> Any:
+        """Run Ray Train's controller here, in the trial's driver, instead of in a process of its own.
+
+        Neither is of use without the other, and the driver has all imported that a controller needs.
+        """
+        if os.environ.get(LOCAL):
+            parts["scaling_policy"] = _LocalPolicy(parts["scaling_policy"].scaling_config)
+        controller: Any = type("GangController", (TrainController,), {"worker_group_cls": named_group(*self.places)})
+        running = controller(**parts)
+        asyncio.run(running.run())
+        return running.get_result()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -145,7 +171,7 @@ def _attempt(
 ) -> tuple[dict[str, Any], int]:
     """Run Ray Train once with a gang of this size; return what rank 0 returned, and the size there is room for."""
     job = dataclasses.replace(assignment, workers=size, may_grow=size < planned.workers)
-    free_places(planned.key)  # of an attempt before, whose driver or controller was killed
+    free_places(planned.key)  # of an attempt before, whose driver was killed
     try:
         if not job.may_grow:
             return _fit(workload, job, planned, max_failures, patience), size
@@ -172,8 +198,8 @@ def _fit(
         return train_on_worker(workload, assignment)
 
     storage = assignment.settings.storage
-    # Ray Train uploads no checkpoint of ours, so nothing but its controller, beside this driver, needs this folder: it
-    # is neither kept nor shared by the nodes, and an outage of the storage does not reach it.
+    # Ray Train uploads no checkpoint of ours, so nothing but its controller, in this process, needs this folder: it is
+    # neither kept nor shared by the nodes, and an outage of the storage does not reach it.
     scratch = Scratch("train")
     make: Any = _LeanTrainer
     try:
@@ -197,7 +223,7 @@ def _fit(
                 logging_config=_train.LoggingConfig(log_level="ERROR"),
             ),
         )
-        trainer.places = NamedPlaces(planned.key, patience)
+        trainer.places = (planned.key, patience)
         return dict(trainer.fit().return_value)
     finally:
         scratch.close()

@@ -59,7 +59,7 @@ class Judge(UserCallback):
     def __init__(self, storage: str, key: str, owner: str, max_failures: int) -> None:
         """`max_failures`: deaths in a row, without a new checkpoint in between, that are followed by a restart."""
         self._storage, self._key, self._owner, self._max_failures = storage, key, owner, max_failures
-        self._book: DeathBook | None = None  # made where it is used: no open connection travels to the controller
+        self._book: DeathBook | None = None
         self._hang = _last_hang(Storage(storage), key)
         self._oom_kills = oom_kills()
 

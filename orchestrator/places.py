@@ -1,23 +1,22 @@
 """The places that gangs hold in a Ray cluster, known by name, so that a killed driver leaves none behind.
 
 Ray Train reserves a gang's place as a placement group without a name. Ray frees it when the launch ends, but not when
-the trial's driver and the controller beside it are killed: the next driver of the trial would wait for ever for what
-its own predecessor keeps. So places carry the trial's key, and every driver first frees those of its trial.
+the trial's driver is killed: the next driver of the trial would wait for ever for what its own predecessor keeps. So
+places carry the trial's key, and every driver first frees those of its trial.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import time
 from collections.abc import Sequence
 from typing import Any, Final
 
-from ray.train.v2._internal.execution.callback import ControllerCallback
-from ray.train.v2._internal.execution.worker_group import worker_group
+from ray.train.v2._internal.execution.worker_group import WorkerGroup
+from ray.train.v2._internal.execution.worker_group.placement_group_handle import DefaultPlacementGroupHandle
 
-__all__ = ["PLACE_SECONDS", "NamedPlaces", "Place", "a_gang_waits", "free_places", "reserve"]
+__all__ = ["PLACE_SECONDS", "Place", "a_gang_waits", "free_places", "named_group", "reserve"]
 
 PLACE_SECONDS: Final = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
 """Environment variable: how long Ray Train waits for the place of a gang before it tells; its default is 60 s."""
@@ -29,23 +28,24 @@ _WAITING: Final = ("PENDING", "PREPARED", "RESCHEDULING")
 _log = logging.getLogger(__name__)
 
 
-class NamedPlaces(ControllerCallback):
-    """Runs in the controller of a gang: gives the placement groups that it makes a name with the trial's key."""
+def named_group(key: str, seconds: float) -> type[WorkerGroup]:
+    """Return Ray Train's group of workers with a place whose name has the trial's key, waited for up to `seconds`."""
 
-    def __init__(self, key: str, seconds: float) -> None:
-        """`seconds`: how long each of them is waited for."""
-        self._key, self._seconds = key, seconds
+    class NamedGroup(WorkerGroup):
+        """Its place has a name; nothing else is changed."""
 
-    def after_controller_start(self, train_run_context: Any) -> None:
-        """Take the place of the function that Ray Train reserves with; the controller's process has no other gang."""
-        os.environ[PLACE_SECONDS] = str(self._seconds)
-        module: Any = worker_group
-        reserve, key = module.placement_group, self._key
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            self._worker_group_start_timeout_s = seconds
 
-        def named(*args: Any, **options: Any) -> Any:
-            return reserve(*args, **options, name=f"{_prefix(key)}{time.time_ns():x}")
+        def _create_placement_group(self, scaling_config: Any, context: Any) -> DefaultPlacementGroupHandle:
+            from ray.util.placement_group import placement_group
 
-        module.placement_group = named
+            bundles = [context.resources_per_worker] * context.num_workers
+            name = f"{_prefix(key)}{time.time_ns():x}"
+            return DefaultPlacementGroupHandle(placement_group(bundles, context.placement_strategy, name=name))
+
+    return NamedGroup
 
 
 def free_places(key: str) -> int:

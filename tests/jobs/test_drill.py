@@ -119,7 +119,7 @@ def test_victims_are_found_by_descent_and_title() -> None:
         stranger.communicate()
     assert not descendants(parent.pid)
     assert not any(process.is_running() for process in family)
-    assert set(ROLES) == {"worker", "driver", "controller", "gcs", "raylet"}
+    assert set(ROLES) == {"worker", "driver", "gcs", "raylet"}
 
 
 def log(*entries: tuple[float, str, int]) -> bytes:

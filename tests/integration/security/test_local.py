@@ -56,7 +56,7 @@ def left(tmp_path_factory: pytest.TempPathFactory) -> Left:
 def test_no_port_of_a_local_launch_can_be_reached_from_another_machine(left: Left) -> None:
     assert left.outcomes["thick-add-short"]["state"] == "finished"
     seen = {port.process for port in left.ports}
-    assert {"Ray GCS", "Ray raylet and object manager", "ray::RayTrainWorker", "ray::TrainController"} <= seen
+    assert {"Ray GCS", "Ray raylet and object manager", "ray::RayTrainWorker", "ray::ImplicitFunc"} <= seen
     assert not [port for port in left.ports if port.beyond_loopback]
 
 
