@@ -23,6 +23,9 @@ class HrnetWorkload:
     packages: ClassVar[tuple[str, ...]] = ("jobs", "hrnet")
     """Whose log records belong into a trial's log."""
 
+    ahead: ClassVar[tuple[str, ...]] = ("hrnet.training.loop", "hrnet.evaluation.run", "hrnet.draw", "hrnet.speed")
+    """What a worker imports when it trains and evaluates: it may do so before."""
+
     data: str | None = None
     """A prepared data set or a folder of them; its custom data sets add cells to the grid."""
 

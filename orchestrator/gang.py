@@ -7,15 +7,16 @@ import dataclasses
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import ray.train
 from ray.train.torch import TorchTrainer
-from ray.train.v2._internal.execution.callback import WorkerCallback
+from ray.train.v2._internal.execution.callback import WorkerCallback, WorkerGroupCallback
 from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
+from ray.train.v2._internal.execution.worker_group import WorkerGroup
 
 from orchestrator.deaths import DeathBook
 from orchestrator.elastic import Growth, Ladder, largest_now
@@ -30,6 +31,7 @@ from orchestrator.plan import PlannedTrial
 from orchestrator.raystart import LOCAL
 from orchestrator.rendezvous import FileRendezvous
 from orchestrator.scratch import Scratch
+from orchestrator.spares import SPARES, worker_environment
 from orchestrator.storage import Storage
 from orchestrator.triallog import read_tail
 from orchestrator.worker import Assignment, train_on_worker
@@ -60,6 +62,16 @@ class _Listener(WorkerCallback):
         choose_interface()
 
 
+class _Successors(WorkerGroupCallback):
+    """Runs in the trial's driver: sees to the processes of the gang that follows."""
+
+    def __init__(self, modules: Sequence[str]) -> None:
+        self._modules = modules
+
+    def after_worker_group_start(self, worker_group: WorkerGroup) -> None:
+        SPARES.order_later(len(worker_group), self._modules)
+
+
 class _LocalPolicy(FixedScalingPolicy):
     """Asks nobody for machines: a local Ray has its one, and the actor that is asked is one more process."""
 
@@ -73,14 +85,20 @@ class _LocalPolicy(FixedScalingPolicy):
 class _LeanTrainer(_Base):
     """Leaves out what costs a process each, seconds at every start, and does nothing for us; adds a listener."""
 
-    places: tuple[str, float]
-    """Key of the trial, and how long its place is waited for."""
+    group: type[WorkerGroup]
+    """Its workers."""
+    ahead: Sequence[str]
+    """Modules of the workload that they import before anything else."""
 
     def _create_default_callbacks(self) -> list[Any]:
         # Ray Data is not used. What a cleaner of placement groups would free, `free_places` does, and a job's end.
         idle = {"DatasetsCallback", "PlacementGroupCleanerCallback"}
         callbacks: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]
-        return [*(callback for callback in callbacks if type(callback).__name__ not in idle), _Listener()]
+        return [
+            *(callback for callback in callbacks if type(callback).__name__ not in idle),
+            _Listener(),
+            _Successors(self.ahead),
+        ]
 
     def _initialize_and_run_controller(self, **parts: Any) -> Any:
         """Run Ray Train's controller here, in the trial's driver, instead of in a process of its own.
@@ -89,7 +107,7 @@ class _LeanTrainer(_Base):
         """
         if os.environ.get(LOCAL):
             parts["scaling_policy"] = _LocalPolicy(parts["scaling_policy"].scaling_config)
-        controller: Any = type("GangController", (TrainController,), {"worker_group_cls": named_group(*self.places)})
+        controller: Any = type("GangController", (TrainController,), {"worker_group_cls": self.group})
         running = controller(**parts)
         asyncio.run(running.run())
         return running.get_result()
@@ -201,6 +219,7 @@ def _fit(
     # Ray Train uploads no checkpoint of ours, so nothing but its controller, in this process, needs this folder: it is
     # neither kept nor shared by the nodes, and an outage of the storage does not reach it.
     scratch = Scratch("train")
+    ahead: Sequence[str] = getattr(workload, "ahead", ())
     make: Any = _LeanTrainer
     try:
         trainer = make(
@@ -221,11 +240,13 @@ def _fit(
                 ),
                 callbacks=[Judge(storage, planned.key, assignment.owner, max_failures)],
                 logging_config=_train.LoggingConfig(log_level="ERROR"),
+                worker_runtime_env={"env_vars": worker_environment(ahead)},
             ),
         )
-        trainer.places = (planned.key, patience)
+        trainer.group, trainer.ahead = named_group(planned.key, patience), ahead
         return dict(trainer.fit().return_value)
     finally:
+        SPARES.cancel()
         scratch.close()
 
 

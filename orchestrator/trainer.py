@@ -26,6 +26,7 @@ from orchestrator.runs import close_run, ending_of, wait_for_run
 from orchestrator.scratch import sweep_scratch
 from orchestrator.search import Halving
 from orchestrator.settings import Settings
+from orchestrator.spares import SPARES
 from orchestrator.storage import Storage
 from orchestrator.sweep import sweep_trial
 from orchestrator.tracking import Tracker
@@ -163,6 +164,7 @@ def _carried_out(
             failed = dataclasses.replace(failed, error=error, failure="worker-lost")
             return close_trial(workload, planned, settings, failed, options, lease=lease)
     tracker = Tracker(settings.tracking, settings.benchmark, artifacts=settings.artifacts)
+    SPARES.order(planned.workers, getattr(workload, "ahead", ()))
     try:
         with _renewing(ledger, key, options.owner, lease):
             waiting = _waiting(ledger, planned, options, lease)
