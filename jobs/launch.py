@@ -86,13 +86,16 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_places(made: Draft) -> None:
-    """Find out before anything starts whether results and runs can be written."""
+    """Find out before anything starts whether results can be written and the tracking server answers.
+
+    Whether runs can be written is found out while Ray starts, before any trial does: MLflow takes seconds to import.
+    """
+    from orchestrator.runstore import absolute_uri, probe
     from orchestrator.storage import Storage
-    from orchestrator.tracking import Tracker
 
     places = made.settings
     Storage(places.storage).check()
-    Tracker(places.tracking, places.benchmark, artifacts=places.artifacts).check()
+    probe(absolute_uri(places.tracking))
 
 
 def _carry_out_all(args: argparse.Namespace, made: Draft) -> list[TrialOutcome]:

@@ -70,7 +70,10 @@ def prepare_environment(*, local: bool) -> None:
     if not local:
         return
     os.environ[LOCAL] = "1"
+    _make_importable()
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    # Drivers, workers and what keeps a gang in step all import it; a process that waits for its work can do so before.
+    os.environ.setdefault("RAY_preload_python_modules", "ray.train.v2._internal.execution.checkpoint.sync_actor")
     # gloo would listen on the address that the host's name resolves to, NCCL on the first one of the network.
     os.environ.setdefault("GLOO_SOCKET_IFNAME", _loopback_interface())
     os.environ.setdefault("NCCL_SOCKET_IFNAME", f"={_loopback_interface()}")
@@ -79,6 +82,13 @@ def prepare_environment(*, local: bool) -> None:
         os.environ["RAY_AUTH_MODE"] = mode = "token"
     if mode in (None, "token") and not has_token():
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+
+
+def _make_importable() -> None:
+    """Let every Python process that starts from here on find this package; an installed one is found anyway."""
+    root, known = str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")
+    if not root.endswith("-packages") and root not in known.split(os.pathsep):
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (root, known)))
 
 
 def connect(*, address: str | None, slots: int, cpus: int, gpus: int = 0) -> bool:
@@ -188,10 +198,15 @@ def withhold_credentials() -> None:
     """Keep Ray Tune from handing AWS credentials of this process to the drivers of trials; for before a Tuner is made.
 
     They would stand in a runtime environment, which is on command lines, in Ray's logs and on the dashboard. Processes
-    of a local Ray inherit them; the nodes of a cluster have their own.
+    of a local Ray inherit them; the nodes of a cluster have their own. A local Ray's inherit everything else, too, and
+    a driver without a runtime environment gets one of the processes that Ray has started ahead.
     """
     from ray.tune.execution import class_cache
 
+    if os.environ.get(LOCAL):
+        os.environ.update(class_cache.DEFAULT_ENV_VARS)
+        class_cache.DEFAULT_ENV_VARS.clear()
+        class_cache.ENV_VARS_TO_PROPAGATE.clear()
     class_cache.ENV_VARS_TO_PROPAGATE.difference_update(CREDENTIALS)
 
 

@@ -77,15 +77,23 @@ class Ending:
 
 
 def open_run(
-    tracker: Tracker, planned: PlannedTrial, settings: Settings, provenance: Mapping[str, Json], patch: str = ""
+    tracker: Tracker,
+    planned: PlannedTrial,
+    settings: Settings,
+    provenance: Mapping[str, Json],
+    patch: str = "",
+    *,
+    contested: bool = True,
 ) -> str:
     """Return the id of the trial's run, RUNNING, with its tags, params, recipe and origin; found before it is made.
 
-    `patch`: how the code differs from the commit that `provenance` names.
+    `patch`: how the code differs from the commit that `provenance` names. `contested`: another launch may be making
+    the same run now, see `Tracker.start_run`.
     """
     spec = planned.spec
     params = {**flatten(spec.settings), "seed": str(spec.seed)}
-    run_id = tracker.start_run(planned.key, spec.title, tags=_tags(planned, settings, provenance), params=params)
+    tags = _tags(planned, settings, provenance)
+    run_id = tracker.start_run(planned.key, spec.title, tags=tags, params=params, contested=contested)
     if tracker.read_artifact(run_id, "config/recipe.yaml") is None:
         import yaml
 
@@ -140,6 +148,7 @@ def wait_for_run(
     waiting: Callable[[], object],
     *,
     patch: str = "",
+    contested: bool = True,
     seconds: float = OPEN_SECONDS,
 ) -> tuple[str, int]:
     """Do as `open_run`, again and again while the store is away; `waiting` is called before each further attempt.
@@ -155,7 +164,7 @@ def wait_for_run(
             problem = str(error)
         else:
             try:
-                run_id = open_run(tracker, planned, settings, provenance, patch)
+                run_id = open_run(tracker, planned, settings, provenance, patch, contested=contested)
                 return run_id, tracker.start_ms(run_id)
             except TrackingError:
                 raise

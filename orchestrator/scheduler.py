@@ -196,13 +196,17 @@ def _run(
     tell: Callable[[str], None],
 ) -> None:
     cpus = max(os.cpu_count() or 1, max(trial.workers * trial.cpus_per_worker for trial in plan.to_run))
-    tracker = Tracker(settings.tracking, settings.benchmark, artifacts=settings.artifacts)
     with ThreadPoolExecutor(1) as pool:
         # The store must be there before several drivers open it at once; meanwhile Ray starts.
-        checked = pool.submit(tracker.check)
+        checked = pool.submit(Tracker(settings.tracking, settings.benchmark, artifacts=settings.artifacts).check)
         started = connect(address=options.address, slots=plan.cluster.slots, cpus=cpus, gpus=plan.cluster.gpus)
     import ray
 
+    problem = checked.exception()
+    if problem is not None:
+        if started:
+            ray.shutdown()
+        raise problem
     tuning, on_update = _Tuning(workload, plan, settings, options), shown(settings.benchmark, on_update)
     interval = options.poll_seconds or (1.0 if Storage(settings.storage).is_local else 5.0)
 
@@ -212,7 +216,6 @@ def _run(
 
     try:
         with until_interrupted():
-            checked.result()
             tuning.start()
             while not look():
                 pass

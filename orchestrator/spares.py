@@ -9,7 +9,6 @@ has the same runtime environment; a spare that is missing, late or dead costs ti
 from __future__ import annotations
 
 import importlib
-import json
 import logging
 import os
 import threading
@@ -44,7 +43,12 @@ _log = logging.getLogger(__name__)
 
 
 def worker_environment(modules: Sequence[str]) -> dict[str, str]:
-    """Environment variables by which a worker's process imports the platform's modules and these as soon as it is."""
+    """Environment variables by which a worker's process imports the platform's modules and these as soon as it is.
+
+    None on a cluster, where Ray ends a process that does not find this module yet.
+    """
+    if not os.environ.get(LOCAL):
+        return {}
     return {_HOOK: f"{__name__}.{import_ahead.__name__}", AHEAD: ",".join((*PLATFORM, *modules))}
 
 
@@ -63,7 +67,8 @@ class Spares:
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
-        self._ready = 0
+        self.ready = 0
+        """Ordered, and not taken by a gang yet."""
         self._timer: threading.Timer | None = None
 
     def order(self, number: int, modules: Sequence[str]) -> None:
@@ -71,19 +76,19 @@ class Spares:
         if not os.environ.get(LOCAL):
             return
         with self._guard:
-            missing = number - self._ready
+            missing = number - self.ready
             if missing <= 0 or not _has_room(missing):
                 return
             try:
                 _prestart(missing, modules)
-                self._ready += missing
+                self.ready += missing
             except Exception as error:
                 _log.info("no spares: %s: %s", type(error).__name__, error)
 
     def order_later(self, number: int, modules: Sequence[str]) -> None:
         """Order spares when the gang that takes the present ones now has been at work for a while."""
         with self._guard:
-            self._ready = max(0, self._ready - number)
+            self.ready = max(0, self.ready - number)
         self.cancel()
         self._timer = threading.Timer(AT_WORK_SECONDS, self.order, (number, modules))
         self._timer.daemon = True
@@ -101,29 +106,33 @@ SPARES: Final = Spares()
 
 
 def _prestart(number: int, modules: Sequence[str]) -> None:
-    """Ask Ray's server of this machine for processes with the runtime environment that workers will have."""
+    """Ask Ray's server of this machine for processes with the runtime environment that workers will have.
+
+    And for one without any, as the driver is, for the actor by which Ray Train keeps the workers in step.
+    """
     import ray
     from ray._private.grpc_utils import init_grpc_channel
     from ray.core.generated import node_manager_pb2, node_manager_pb2_grpc, runtime_environment_pb2
+    from ray.runtime_env import RuntimeEnv
     from ray.train.v2._internal.constants import get_env_vars_to_propagate
 
     api: Any = ray
     context = api.get_runtime_context()
     node = next(node for node in api.nodes() if node["NodeID"] == context.get_node_id())
-    own = json.loads(context.get_runtime_env_string() or "{}")
-    # Ray knows environments apart by their text: this is how its core writes that of an actor beside its parent's.
-    variables = {**own.get("env_vars", {}), **get_env_vars_to_propagate(), **worker_environment(modules)}
-    text = json.dumps({**own, "env_vars": variables}, sort_keys=True, separators=(",", ":"))
+    worker: Any = {"env_vars": {**get_env_vars_to_propagate(), **worker_environment(modules)}}
     messages: Any = node_manager_pb2
-    request = messages.PrestartWorkersRequest(
-        job_id=bytes.fromhex(context.get_job_id()),
-        num_workers=number,
-        keep_alive_duration_secs=KEPT_SECONDS,
-        runtime_env_info=runtime_environment_pb2.RuntimeEnvInfo(serialized_runtime_env=text),  # type: ignore[attr-defined]
-    )
+    environments: Any = runtime_environment_pb2
     with init_grpc_channel(f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}") as channel:
         stub: Any = node_manager_pb2_grpc.NodeManagerServiceStub(channel)  # type: ignore[no-untyped-call]
-        stub.PrestartWorkers(request, timeout=10.0)
+        for count, environment in ((number, RuntimeEnv(**worker)), (1, RuntimeEnv())):
+            request = messages.PrestartWorkersRequest(
+                job_id=bytes.fromhex(context.get_job_id()),
+                num_workers=count,
+                keep_alive_duration_secs=KEPT_SECONDS,
+                # By this text Ray knows environments apart.
+                runtime_env_info=environments.RuntimeEnvInfo(serialized_runtime_env=environment.serialize()),
+            )
+            stub.PrestartWorkers(request, timeout=10.0)
 
 
 def _has_room(number: int) -> bool:

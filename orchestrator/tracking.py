@@ -168,16 +168,19 @@ class Tracker:
         tags: Mapping[str, str] | None = None,
         params: Mapping[str, str] | None = None,
         kind: str = "trial",
+        contested: bool = True,
     ) -> str:
         """Return the id of the key's run, RUNNING: the one that exists, or a new one. Params are written once.
 
         Of several launches that make a key's run at the same moment all get the oldest; the others' are taken back.
+        That takes a moment; not `contested`: nobody else can be making this run.
         """
         all_tags = {**(tags or {}), KEY_TAG: key, KIND_TAG: kind}
         found = self.find(key)
         if found is None:
             run = self.client.create_run(self.experiment_id, run_name=name, tags=_texts(all_tags))
-            run_id = self._oldest(key, str(run.info.run_id))
+            run_id = str(run.info.run_id)
+            run_id = self._oldest(key, run_id) if contested else run_id
         else:
             run_id = found.run_id
             self._reopen(run_id)

@@ -168,8 +168,9 @@ def _carried_out(
     try:
         with _renewing(ledger, key, options.owner, lease):
             waiting = _waiting(ledger, planned, options, lease)
+            # Who holds the first lease of a trial has taken it over from nobody.
             run_id, start_ms = wait_for_run(
-                tracker, planned, settings, options.provenance, waiting, patch=options.patch
+                tracker, planned, settings, options.provenance, waiting, patch=options.patch, contested=lease > 1
             )
     except TrackingError as problem:
         error, seconds = f"{cell}: {problem}", time.time() - began

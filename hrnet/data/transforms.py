@@ -7,12 +7,14 @@ a scripted sequence reproduces the reference's output exactly.
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:  # what checks data before a launch imports this module, and does not need torch
+    import torch
 
 __all__ = [
     "IGNORE",
@@ -284,6 +286,8 @@ def normalise(images: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
     `images` is (N,H,W,3) uint8 BGR, `sizes` (N,2) the valid height and width of each. Returns (N,3,H,W) float32 RGB,
     (x - MEAN) / STD, exactly 0.0 outside the valid part, in channels-last memory.
     """
+    import torch
+
     height, width = images.shape[1:3]
     mean = torch.tensor(MEAN, dtype=torch.float32, device=images.device)
     std = torch.tensor(STD, dtype=torch.float32, device=images.device)
@@ -298,7 +302,7 @@ def normalise(images: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
 
 def _all_full(sizes: torch.Tensor, height: int, width: int) -> bool:
     # Looking into a tensor on an accelerator would stall its queue; masking is cheaper there.
-    return sizes.device.type == "cpu" and bool((sizes == torch.tensor([height, width])).all())
+    return sizes.device.type == "cpu" and bool((sizes == sizes.new_tensor([height, width])).all())
 
 
 def _uint8(array: Any) -> Image:
