@@ -31,13 +31,14 @@ from hrnet.data.shards import Split
 from hrnet.evaluation.inference import class_map, network_input, network_logits, scaled_size
 from hrnet.evaluation.run import val_images
 from hrnet.model.backbone import resize
-from hrnet.model.segmentor import build_model
+from hrnet.model.segmentor import HRNetSegmentor, build_model
 from hrnet.published import published
 from hrnet.training.loop import train_step
 from hrnet.training.optim import build_optimizer
 
-__all__ = ["BYTES_PER_GB", "IMAGES", "Memory", "Speed", "conditions", "figures", "images_of", "measure_memory",
-           "measure_speed", "per_gpu", "random_images", "typical_size"]  # fmt: skip
+__all__ = ["BYTES_PER_GB", "IMAGES", "Memory", "Speed", "conditions", "cpu_name", "figures", "images_of",
+           "measure_memory", "measure_speed", "per_gpu", "random_images", "ready_to_train",
+           "typical_size"]  # fmt: skip
 
 IMAGES = 200
 """Images of one measurement, those of the warm-up included."""
@@ -198,9 +199,7 @@ def measure_memory(recipe: Recipe, device: torch.device, *, steps: int = MEMORY_
     if device.type != "cuda":
         raise ValueError(f"training memory is measured on a GPU, not on {device.type}")
     batch = _random_batch(recipe, per_gpu(recipe))
-    model = build_model(recipe.width, recipe.num_classes, seed=0).to(device).train()
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack this form
-    optimizer = build_optimizer(model, recipe)
+    model, optimizer = ready_to_train(recipe, device)
     torch.cuda.reset_peak_memory_stats(device)
     with _protocol():
         for step in range(steps):
@@ -209,6 +208,13 @@ def measure_memory(recipe: Recipe, device: torch.device, *, steps: int = MEMORY_
     _wait(device)
     peak = torch.cuda.max_memory_allocated(device)
     return Memory(bytes=peak, batch=len(batch.images), crop=recipe.crop, steps=steps)
+
+
+def ready_to_train(recipe: Recipe, device: torch.device) -> tuple[HRNetSegmentor, torch.optim.SGD]:
+    """Return a network with random weights and its optimizer on a device, as a training has them."""
+    model = build_model(recipe.width, recipe.num_classes, seed=0).to(device).train()
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack this form
+    return model, build_optimizer(model, recipe)
 
 
 def per_gpu(recipe: Recipe) -> int:
@@ -230,7 +236,7 @@ def conditions(recipe: Recipe, device: torch.device) -> dict[str, Any]:
     """Everything about the machine and the settings that a figure depends on, as JSON values."""
     on_gpu = device.type == "cuda"
     return {
-        "device": torch.cuda.get_device_name(device) if on_gpu else _cpu_name(),
+        "device": torch.cuda.get_device_name(device) if on_gpu else cpu_name(),
         "device_type": device.type,
         "host": socket.gethostname(),
         "platform": platform.platform(),
@@ -319,7 +325,8 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
+    """Return what the processor calls itself."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -10,7 +10,7 @@ from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hrnet.catalogue import Recipe, recipes, recipes_for
+from hrnet.catalogue import Recipe, Width, recipes, recipes_for
 from hrnet.data.cards import Card
 from hrnet.errors import DataError, HrnetError
 from hrnet.events import Event
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from hrnet.data.shards import Split
     from hrnet.training.gang import Gang
 
-__all__ = ["NUMERICS_VERSION", "canonical", "catalogue", "custom_cards", "evaluate_checkpoint", "gigamacs",
-           "memory_gb", "not_comparable", "pinned", "problems", "published_device", "published_links",
-           "published_metrics", "table_columns", "table_section", "train_recipe"]  # fmt: skip
+__all__ = ["BACKWARD", "NUMERICS_VERSION", "canonical", "catalogue", "custom_cards", "evaluate_checkpoint",
+           "forward_gigamacs", "gigamacs", "memory_gb", "not_comparable", "pinned", "problems", "published_device",
+           "published_links", "published_metrics", "table_columns", "table_section", "train_recipe"]  # fmt: skip
 
 NUMERICS_VERSION = "1"
 """Raised by hand whenever a change makes an unchanged recipe give other numbers; part of every trial's key.
@@ -37,7 +37,7 @@ tests/hrnet/test_trace.py holds a stored loss sequence and fails when such a cha
 # images per GPU) less 19 logits and their gradients per pixel.
 _GMACS = {"w18-small": 19.5, "w18": 37.3, "w48": 187.9}
 _GIGABYTES = {"w18-small": 0.833, "w18": 1.477, "w48": 3.249}
-_BACKWARD = 3.0
+BACKWARD = 3.0
 """A training step costs the forward pass once and the backward pass about twice."""
 
 _SPEED_SECONDS = {"cpu": 20.0, "cuda": 120.0}
@@ -70,10 +70,14 @@ def not_comparable(recipe: Recipe, base: Recipe, data: str | None) -> tuple[str,
     return tuple(reasons)
 
 
+def forward_gigamacs(width: Width, size: tuple[int, int]) -> float:
+    """Arithmetic of the network on one image of (height, width), in 1e9 multiply-accumulates."""
+    return _GMACS[width] * size[0] * size[1] / (512 * 1024)
+
+
 def gigamacs(recipe: Recipe) -> float:
     """Arithmetic of one training iteration over the whole batch, in 1e9 multiply-accumulates."""
-    pixels = recipe.crop[0] * recipe.crop[1] / (512 * 1024)
-    return _GMACS[recipe.width] * pixels * recipe.batch_size * _BACKWARD
+    return forward_gigamacs(recipe.width, recipe.crop) * recipe.batch_size * BACKWARD
 
 
 def memory_gb(recipe: Recipe, workers: int) -> float:

@@ -1,4 +1,4 @@
-"""`hrgrid benchmark`: memory and speed of a recipe by the protocol behind the published table's columns."""
+"""`hrgrid benchmark`: memory and speed of a recipe by the protocol behind the published table's columns; the suite."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from hrnet.catalogue import Recipe
 from jobs._command import main_of
 from jobs._options import add_json, add_name, add_places, positive
 from jobs._show import number, print_table
+from jobs._suite import add_suite, run_suite
 from jobs._watch import watched
 from jobs._weights import catalogue_recipe, found, load_model
 from orchestrator.errors import UsageError
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     from hrnet.speed import Image, Memory, Speed
 
 HELP = """Measure a recipe's training memory and images per second by the protocol behind the published table. Memory:
-training steps at the recipe's crop and batch per GPU. Speed: one image at a time at the recipe's test scale."""
+training steps at the recipe's crop and batch per GPU. Speed: one image at a time at the recipe's test scale.
+With --suite: everything that should be fast, beside mmsegmentation 1.2.2."""
 
 WHAT = ("memory", "fps")
 
@@ -33,7 +35,7 @@ CPU_SECONDS = 60.0
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Recipe, what to measure and on what."""
-    parser.add_argument("recipe", metavar="NAME", help="recipe to measure")
+    parser.add_argument("recipe", metavar="NAME", nargs="?", help="recipe to measure")
     parser.add_argument("--what", type=_what, default=WHAT, metavar="memory,fps", help="one of them (default: both)")
     parser.add_argument(
         "--images", type=positive, default=200, metavar="N", help="images, the first five not counted (default 200)"
@@ -55,10 +57,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_places(parser)
     add_name(parser)
     add_json(parser)
+    add_suite(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure and print."""
+    if args.suite == (args.recipe is not None):
+        raise UsageError("hrgrid benchmark takes the NAME of a recipe or --suite (see hrgrid benchmark --help)")
+    if args.suite:
+        return run_suite(args)
     recipe = catalogue_recipe(args.recipe, args.data, args.overrides)
     device = _device(args.device)
     from hrnet import speed
