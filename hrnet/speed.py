@@ -25,6 +25,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from hrnet.allocator import keep_blocks
 from hrnet.catalogue import Recipe
 from hrnet.data.loader import Batch
 from hrnet.data.shards import Split
@@ -212,6 +213,8 @@ def measure_memory(recipe: Recipe, device: torch.device, *, steps: int = MEMORY_
 
 def ready_to_train(recipe: Recipe, device: torch.device) -> tuple[HRNetSegmentor, torch.optim.SGD]:
     """Return a network with random weights and its optimizer on a device, as a training has them."""
+    if device.type == "cpu":
+        keep_blocks()
     model = build_model(recipe.width, recipe.num_classes, seed=0).to(device).train()
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack this form
     return model, build_optimizer(model, recipe)

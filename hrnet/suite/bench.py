@@ -56,13 +56,15 @@ class Bench:
         return self.drawn[name]
 
     def memory(self) -> Callable[[Callable[[], int]], float | None]:
-        """Return what takes two steps and returns the most memory since now, in 1e9 bytes; None on a CPU."""
+        """Return what takes two steps and returns the most that they and what was made since now take, in 1e9 bytes;
+        None on a CPU.
+        """
         if self.device.type == "cpu":
             return lambda step: None
         before = torch.cuda.memory_allocated(self.device)
-        torch.cuda.reset_peak_memory_stats(self.device)
 
         def peak(step: Callable[[], int]) -> float:
+            torch.cuda.reset_peak_memory_stats(self.device)
             step()
             step()
             wait_for(self.device)()

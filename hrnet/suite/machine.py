@@ -22,8 +22,6 @@ __all__ = ["Busy", "conditions", "one_thread", "products", "tf32", "wait_for"]
 _SETS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16")
 """Instruction sets, by their names in /proc/cpuinfo, that the speed of networks depends on."""
 
-_SECONDS = 0.5
-"""Time for the products of one precision; one is enough where it takes longer."""
 _SIDE = {("cpu", torch.float32): 1536, ("cpu", torch.bfloat16): 384, ("cuda", torch.float32): 8192,
          ("cuda", torch.bfloat16): 8192}  # fmt: skip
 """The side of the matrices whose product is timed: large enough to be bound by arithmetic. Without instructions for
@@ -63,23 +61,24 @@ def _instruction_sets() -> list[str]:
     return [name for name in _SETS if name in flags]
 
 
-def products(device: torch.device) -> Mapping[str, float]:
-    """Measured speed of matrix products by precision, in 1e9 multiply-accumulates per second: the best of a few.
+def products(device: torch.device, *, seconds: float = 1.0) -> Mapping[str, float]:
+    """Measured speed of matrix products by precision, in 1e9 multiply-accumulates per second.
 
-    It is what the hardware can do through torch's libraries with the threads that are set. Where the processor has no
+    The best within so many seconds for each: what the hardware can do through the libraries of torch with the threads
+    that are set. Where the processor has no
     bfloat16 arithmetic its figure is below that of fp32, and fp32 is the limit of both.
     """
-    found = {"fp32": _product(device, torch.float32), "bf16": _product(device, torch.bfloat16)}
+    found = {"fp32": _product(device, torch.float32, seconds), "bf16": _product(device, torch.bfloat16, seconds)}
     if device.type == "cuda":
         with tf32(True):
-            found["tf32"] = _product(device, torch.float32)
+            found["tf32"] = _product(device, torch.float32, seconds)
     return found
 
 
-def _product(device: torch.device, dtype: torch.dtype) -> float:
+def _product(device: torch.device, dtype: torch.dtype, seconds: float) -> float:
     side, wait = _SIDE[device.type, dtype], wait_for(device)
     first, second = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-    best, end = 0.0, time.perf_counter() + _SECONDS
+    best, end = 0.0, time.perf_counter() + seconds
     while not best or time.perf_counter() < end:
         began = time.perf_counter()
         torch.mm(first, second)

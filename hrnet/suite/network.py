@@ -16,6 +16,7 @@ from hrnet.data.loader import Batch, train_batches
 from hrnet.data.shards import PreparedDataset
 from hrnet.data.transforms import resize_image
 from hrnet.evaluation.inference import network_input, segment
+from hrnet.model.fused import fused
 from hrnet.model.segmentor import build_model
 from hrnet.speed import per_gpu, ready_to_train
 from hrnet.suite.bench import Bench
@@ -125,9 +126,10 @@ def _open_inference(bench: Bench, width: Width, precision: str, image: Image, we
     # The image is its own test scale, so that the network sees it as it is.
     own = _recipe(width, precision=_named(precision), test_scale=f"{image.shape[1]}x{image.shape[0]}")
     peak = bench.memory()
-    model = build_model(width, own.num_classes)
-    load_weights(model, weights)
-    model.to(bench.device).eval()
+    trained = build_model(width, own.num_classes)
+    load_weights(trained, weights)
+    model = fused(trained.to(bench.device).eval())
+    del trained
 
     def classes() -> Image:
         with tf32(precision == "tf32"):

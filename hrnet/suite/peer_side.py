@@ -235,8 +235,8 @@ class Server:
             self.ready = OPS[task["op"]](task)
             return None
         before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
         self.ready = OPS[task["op"]](task)
+        torch.cuda.reset_peak_memory_stats()
         for _ in range(2):
             self.ready.step()
         self.ready.wait()

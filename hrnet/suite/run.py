@@ -36,7 +36,7 @@ PARTS: Mapping[str, Part] = {
 """The parts that need nothing but this package."""
 
 _SECONDS = 1.0
-"""Length of a turn; longer where one repetition takes longer."""
+"""Length of a turn, and of the measuring of a limit; longer where one repetition takes longer."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -124,9 +124,10 @@ def run_suite(options: Options, parts: Mapping[str, Part] = PARTS) -> Generator[
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hrgrid-suite-")))
         stack.enter_context(_threads(options.threads))
+        stack.enter_context(_cache(folder / "cache"))
         total = len(options.parts)
         yield Step(done=0, total=total, doing="the speed of matrix products")
-        limits = products(options.device)
+        limits = products(options.device, seconds=0.0 if options.quick else _SECONDS)
         bench = Bench(
             device=options.device, threads=options.threads, folder=folder, products=limits, widths=options.widths,
             quick=options.quick,
@@ -164,6 +165,19 @@ def _peer(options: Options, folder: Path, stack: ExitStack) -> Peer | None:
     peer = Peer(options.peer, folder, threads=options.threads, device=options.device.type)
     stack.callback(peer.close)
     return peer
+
+
+@contextmanager
+def _cache(folder: Path) -> Iterator[None]:
+    """Let what loaders keep go with the run."""
+    before = os.environ.get("HRGRID_CACHE")
+    os.environ["HRGRID_CACHE"] = str(folder)
+    try:
+        yield
+    finally:
+        os.environ.pop("HRGRID_CACHE")
+        if before is not None:
+            os.environ["HRGRID_CACHE"] = before
 
 
 @contextmanager

@@ -27,7 +27,7 @@ def test_table_file_and_trend(capsys: pytest.CaptureFixture[str], tmp_path: Path
     said, _ = capsys.readouterr()
     head, *lines = said.splitlines()
     assert head.split() == ["part", "what", "how", "ours", "+-", "goal", "reached"]
-    assert [line.split()[0] for line in lines[:8]] == ["metric", *["data"] * 6, "checkpoint"]
+    assert [line.split()[0] for line in lines[:10]] == ["metric", *["data"] * 8, "checkpoint"]
     assert "make peer" in said, "why there is no peer"
     found = json.loads(first.read_text())
     assert (found["format"], found["conditions"]["peer"], found["conditions"]["threads"]) == (FORMAT, None, 1)
@@ -93,7 +93,8 @@ def test_beside_the_peer(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> 
     found = json.loads(output.read_text())
     assert found["conditions"]["peer"]["mmsegmentation"] == "1.2.2"
     rows = {(row["part"], row["way"]): row for row in found["rows"]}
-    assert all(row["ratio"]["median"] > 0 for row in rows.values() if "process" not in row["way"])
+    beside = {part for (part, _), row in rows.items() if row["peer"] and row["ratio"]["median"] > 0}
+    assert beside == {"train", "inference", "data", "metric", "checkpoint"}
     assert rows["inference", "fp32"]["equal"] > 99.9
     assert rows["metric", "matrix"]["equal"] == 100
     assert "mmsegmentation 1.2.2" in capsys.readouterr().out
