@@ -19,7 +19,7 @@ import mmap
 import os
 import weakref
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import cv2
 import numpy as np
@@ -84,7 +84,8 @@ class _Store:
         self._copies = copies  # which keep the folder
         self._number = number
         weakref.finalize(self, os.close, number)
-        self._index: NDArray[np.int64] = np.frombuffer(mmap.mmap(number, _ENTRY * samples), np.int64).reshape(-1, 4)
+        index = mmap.mmap(number, _ENTRY * samples, access=mmap.ACCESS_READ)
+        self._index: NDArray[np.int64] = np.frombuffer(index, np.int64).reshape(-1, 4)
         self._full = False
 
     def read(self, index: int) -> tuple[Image, Image] | None:
@@ -104,15 +105,18 @@ class _Store:
             return
         try:
             for pixels in (image, label):
-                left = np.ascontiguousarray(pixels).reshape(-1)
-                while left.size:
-                    done = os.pwrite(self._number, left.data, place)
-                    left, place = left[done:], place + done
+                self._put(np.ascontiguousarray(pixels).reshape(-1), place)
+                place += pixels.nbytes
+            # Not through the map: on a full disk that is a signal, not an error.
+            self._put(np.ones(1, np.int64), _ENTRY * (index + 1) - 8)
         except OSError as error:
             _log.warning("no more decoded images are kept in %s: %s", self._copies.folder, error.strerror)
             self._full = True
-            return
-        self._index[index, 3] = 1
+
+    def _put(self, values: NDArray[Any], place: int) -> None:
+        while values.size:
+            done = os.pwrite(self._number, values.data, place)
+            values, place = values[done // values.itemsize :], place + done
 
 
 def _open(split: Split) -> _Store | None:

@@ -8,39 +8,30 @@ import os
 import pickle
 import resource
 import signal
-import subprocess
 import sys
 import time
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import torch
 
 import hrnet.data.decoded
+from hrnet.catalogue import Recipe
 from hrnet.data.cache import Copies
 from hrnet.data.cards import Card
 from hrnet.data.decoded import Decoded
 from hrnet.data.shards import Split, open_dataset
 from hrnet.data.writer import Encoded, encode, write_dataset
 from hrnet.errors import DataError
+from hrnet.evaluation.run import drain, evaluate_split
+from hrnet.model.segmentor import build_model
+from hrnet.training.gang import Gang
 
 CARD = Card(name="two", title="Two", classes=("a", "b"), palette=((0, 0, 0), (255, 255, 255)))
 COUNT = 12
-
-FILL = """
-import sys
-from hrnet.data.decoded import Decoded
-from hrnet.data.shards import open_dataset
-
-split = open_dataset(sys.argv[1]).split("train")
-decoded = Decoded(split)
-print("ready", flush=True)
-sys.stdin.readline()
-for index in range(len(split)):
-    decoded[index]
-print("filled", flush=True)
-"""
 
 
 def samples(seed: int = 0, count: int = COUNT) -> list[Encoded]:
@@ -112,25 +103,21 @@ def test_it_travels_to_other_processes(split: Split) -> None:
     assert pickle.loads(pickle.dumps(Decoded(split, keep=False)))._store is None
 
 
-def start(split: Split) -> subprocess.Popen[str]:
-    words = (sys.executable, "-c", FILL, split.uri)
-    process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    return process
-
-
-def go(process: subprocess.Popen[str]) -> None:
-    assert process.stdin is not None
-    process.stdin.write("go\n")
-    process.stdin.flush()
+def _fill(uri: str, start: Barrier) -> None:
+    split = open_dataset(uri).split("train")
+    start.wait()
+    assert_equal(Decoded(split), split)
 
 
 def test_processes_fill_one_file(tmp_path: Path, split: Split) -> None:
-    processes = [start(split) for _ in range(2)]
+    context = multiprocessing.get_context("fork")
+    start = context.Barrier(3)
+    processes = [context.Process(target=_fill, args=(split.uri, start)) for _ in range(3)]
     for process in processes:
-        go(process)
-    assert [process.communicate()[0] for process in processes] == ["filled\n"] * 2
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0, 0]
     assert len(files(tmp_path)) == 1
     decoded = Decoded(split)
     assert here(decoded) == list(range(COUNT))
@@ -261,3 +248,20 @@ def test_a_cache_that_cannot_be_written_means_decoding(
     decoded = Decoded(split)
     assert decoded._store is None
     assert_equal(decoded, split)
+
+
+def test_an_evaluation_is_the_same_from_kept_images(
+    tmp_path: Path, tiny_data: Path, tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HRGRID_CACHE", str(tmp_path / "cache"))
+    torch.manual_seed(0)
+    model = build_model(tiny_recipe.width, tiny_recipe.num_classes)
+    counts = []
+    for limit in ("0", "1", "1"):
+        monkeypatch.setenv("HRGRID_DECODED_GB", limit)
+        evaluation = evaluate_split(model, open_dataset(tiny_data).split("val"), tiny_recipe, Gang.current())
+        counts.append(drain(evaluation).counts())
+    assert len(here(Decoded(open_dataset(tiny_data).split("val")))) == 3
+    assert counts[0].sum() > 0
+    np.testing.assert_array_equal(counts[0], counts[1])
+    np.testing.assert_array_equal(counts[0], counts[2])
