@@ -13,7 +13,7 @@ from jobs._show import print_table
 
 __all__ = ["PARTS", "add_suite", "run_suite"]
 
-PARTS = ("train", "inference", "data", "metric", "checkpoint")
+PARTS = ("train", "inference", "data", "metric", "checkpoint", "scaling", "plan", "cli", "grid")
 """Names of all parts, so that the help needs not import them."""
 
 
@@ -34,6 +34,9 @@ def add_suite(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--quick", action="store_true", help="tiny sizes, to see that all works; the figures say nothing"
     )
+    group.add_argument(
+        "--profile", action="store_true", help="also say where the time of these goes: train, inference, data"
+    )
     group.add_argument("--against", type=Path, metavar="FILE", help="figures of an earlier run: show the trend")
     group.add_argument("-o", "--output", type=Path, metavar="FILE", help="write all figures as JSON")
 
@@ -46,9 +49,10 @@ def run_suite(args: argparse.Namespace) -> int:
     from hrnet.suite.run import PARTS as SCIENCE
     from hrnet.suite.run import Options, default_threads, part_names
     from hrnet.suite.run import run_suite as measure
-    from hrnet.suite.table import RIGHT, cells, notes, output_file, read_earlier
+    from hrnet.suite.table import PROFILE_COLUMNS, RIGHT, cells, notes, output_file, profile_cells, read_earlier
+    from jobs._suiteparts import PLATFORM
 
-    parts = dict(SCIENCE)
+    parts = {**SCIENCE, **PLATFORM}
     options = Options(
         parts=part_names(args.parts, parts),
         device=torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu")),
@@ -57,6 +61,7 @@ def run_suite(args: argparse.Namespace) -> int:
         widths=tuple(args.width or WIDTHS),
         peer=args.peer or DEFAULT_PEER,
         quick=args.quick,
+        profile=args.profile,
     )
     earlier, output = read_earlier(args.against), output_file(args.output)
     work = measure(options, parts)
@@ -78,4 +83,8 @@ def run_suite(args: argparse.Namespace) -> int:
     columns, rows = cells(result.rows, earlier)
     print_table(columns, rows, right=RIGHT)
     print("\n".join(["", *notes(result.conditions, result.rows)]))
+    for found in result.profiles:
+        title, rows = profile_cells(found)
+        print(f"\n{title}")
+        print_table(PROFILE_COLUMNS, rows, right=RIGHT)
     return 0

@@ -14,7 +14,7 @@ from hrnet.catalogue import WIDTHS
 from hrnet.errors import HrnetError
 from hrnet.suite.peer import DEFAULT_PEER
 from hrnet.suite.run import PARTS, Options, default_threads, part_names, run_suite
-from hrnet.suite.table import cells, notes, output_file, plain, read_earlier
+from hrnet.suite.table import PROFILE_COLUMNS, cells, notes, output_file, plain, profile_cells, read_earlier
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,6 +38,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", choices=("cpu", "cuda"), help="where (default: a GPU if there is one)")
     parser.add_argument("--peer", type=Path, default=DEFAULT_PEER, metavar="PATH", help="interpreter of the peer")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that all works")
+    parser.add_argument(
+        "--profile", action="store_true", help="also say where the time of these goes: train, inference, data"
+    )
     parser.add_argument("--against", type=Path, metavar="JSON", help="what an earlier run wrote: print the trend")
     parser.add_argument("-o", "--output", type=Path, metavar="JSON", help="write everything into a file")
     return parser
@@ -52,6 +55,7 @@ def _run(args: argparse.Namespace) -> int:
         widths=tuple(args.width or WIDTHS),
         peer=args.peer,
         quick=args.quick,
+        profile=args.profile,
     )
     earlier, output = read_earlier(args.against), output_file(args.output)
     work = run_suite(options)
@@ -66,6 +70,9 @@ def _run(args: argparse.Namespace) -> int:
         output.write_text(json.dumps(result.to_dict(), indent=1) + "\n")
     print("\n".join(plain(*cells(result.rows, earlier))))
     print("\n".join(["", *notes(result.conditions, result.rows)]))
+    for found in result.profiles:
+        title, rows = profile_cells(found)
+        print("\n".join(["", title, *plain(PROFILE_COLUMNS, rows)]))
     return 0
 
 

@@ -191,18 +191,20 @@ class Repeating:
         """Seconds per item of each step: one that is not counted unless it is long, then for about so long."""
         taken: list[float] = []
         end = time.perf_counter() + seconds
-        warm_up = self._timed()
+        warm_up, items = self.once()
         if warm_up > _LONG / 4:
-            return [warm_up]
+            return [warm_up / items]
         while not taken or time.perf_counter() < end:
-            taken.append(self._timed())
+            elapsed, items = self.once()
+            taken.append(elapsed / items)
         return taken
 
-    def _timed(self) -> float:
+    def once(self) -> tuple[float, int]:
+        """Take one step; returns its seconds and items."""
         began = time.perf_counter()
         items = self._step()
         self._wait()
-        return (time.perf_counter() - began) / items
+        return time.perf_counter() - began, items
 
     def output(self) -> NDArray[Any] | None:
         """What the step computes."""

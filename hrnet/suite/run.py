@@ -19,7 +19,9 @@ from hrnet.suite.contest import Contest, Row, compete
 from hrnet.suite.machine import conditions, products
 from hrnet.suite.network import inference, train
 from hrnet.suite.peer import DEFAULT_PEER, Peer
+from hrnet.suite.profiles import Profile, profiles
 from hrnet.suite.samples import checkpoint, data, metric
+from hrnet.suite.scaling import scaling
 from hrnet.suite.table import FORMAT
 
 __all__ = ["PARTS", "Options", "Part", "Result", "Step", "default_threads", "part_names", "run_suite"]
@@ -32,6 +34,7 @@ PARTS: Mapping[str, Part] = {
     "data": data,
     "metric": metric,
     "checkpoint": checkpoint,
+    "scaling": scaling,
 }
 """The parts that need nothing but this package."""
 
@@ -63,6 +66,9 @@ class Options:
 
     quick: bool = False
     """Tiny sizes and short turns, to see that all works."""
+
+    profile: bool = False
+    """Whether to say where the time of train, inference and data goes, if they are among the parts."""
 
     def __post_init__(self) -> None:
         """Check what has a range; raises HrnetError."""
@@ -97,9 +103,17 @@ class Result:
     conditions: Mapping[str, Any]
     """Machine and software, as JSON values."""
 
+    profiles: tuple[Profile, ...]
+    """Where the time goes; empty where it was not asked for."""
+
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
-        return {"format": FORMAT, "conditions": dict(self.conditions), "rows": [row.to_dict() for row in self.rows]}
+        return {
+            "format": FORMAT,
+            "conditions": dict(self.conditions),
+            "rows": [row.to_dict() for row in self.rows],
+            "profiles": [profile.to_dict() for profile in self.profiles],
+        }
 
 
 def part_names(text: str, known: Iterable[str]) -> tuple[str, ...]:
@@ -147,7 +161,12 @@ def run_suite(options: Options, parts: Mapping[str, Part] = PARTS) -> Generator[
                     compete(contest, peer, rounds=options.rounds, seconds=0.0 if options.quick else _SECONDS),
                     done, total,
                 )  # fmt: skip
-        return Result(rows=tuple(rows), conditions=machine)
+        found: list[Profile] = []
+        if options.profile:
+            for each in profiles(bench, options.parts):
+                yield Step(done=total, total=total, doing=f"profile of {each.what}")
+                found.append(each)
+        return Result(rows=tuple(rows), conditions=machine, profiles=tuple(found))
 
 
 def _told(work: Generator[str, None, list[Row]], done: int, total: int) -> Generator[Step, None, Sequence[Row]]:

@@ -9,15 +9,17 @@ from typing import Any
 
 from hrnet.errors import HrnetError
 from hrnet.suite.contest import Row, Spread, Unit
+from hrnet.suite.profiles import Profile
 
-__all__ = ["COLUMNS", "FORMAT", "RIGHT", "cells", "notes", "output_file", "plain", "read_earlier"]
+__all__ = ["COLUMNS", "FORMAT", "PROFILE_COLUMNS", "RIGHT", "cells", "notes", "output_file", "plain", "profile_cells",
+           "read_earlier"]  # fmt: skip
 
 FORMAT = "hrgrid-suite-1"
 """What a file of figures says it is."""
 
 COLUMNS = ("part", "what", "how", "ours", "+-", "peer", "+-", "ratio", "goal", "reached", "limit", "equal", "memory",
            "since")  # fmt: skip
-RIGHT = frozenset({"ours", "+-", "peer", "ratio", "limit", "equal", "memory", "since"})
+RIGHT = frozenset({"ours", "+-", "peer", "ratio", "limit", "equal", "memory", "since", "calls", "ms", "share"})
 """Columns that are aligned to the right."""
 
 _DIGITS: Mapping[Unit, int] = {"ms": 1, "s": 2, "per s": 1, "x": 3}
@@ -102,6 +104,15 @@ def notes(conditions: Mapping[str, Any], rows: Sequence[Row]) -> list[str]:
             f"{max(loads):.1f}; stolen by the host: up to {max(stolen):.0f} %"
         )
     return lines
+
+
+PROFILE_COLUMNS = ("where", "calls", "ms", "share")
+
+
+def profile_cells(found: Profile) -> tuple[str, list[list[str]]]:
+    """Return the title of a profile, and its cells under `PROFILE_COLUMNS`."""
+    rows = [[place.name, f"{place.calls:.1f}", f"{place.ms:.2f}", f"{place.share:.0f} %"] for place in found.places]
+    return f"{found.what}: {found.ms:.1f} ms, of which", rows
 
 
 def read_earlier(path: Path | None) -> Mapping[str, Any] | None:
