@@ -25,8 +25,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
+from jobs._family import victims
 from tests.integration.chaos import showing
-from tests.integration.chaos.relaunch import cpu_of_children
 from tests.integration.children import environment
 
 CELLS: Final = tuple(f"fcn_hr18s_4xb2-{schedule}_cityscapes-512x1024" for schedule in ("40k", "80k", "160k"))
@@ -42,8 +42,6 @@ class Figures:
     """What one launch of the grid took; all in seconds."""
 
     total: float
-    cpu: float
-    """Of CPU, by the launch and everything that it started."""
     first_steps: tuple[float, ...]
     """From the launch to the first training step of each trial, in their order."""
     to_first_step: float
@@ -151,25 +149,25 @@ def run(
     """Measure in a folder, where everything is kept; `tell` is given a line when something begins.
 
     Returns a JSON document: the machine and its load, the figures of every launch, the medians side by side with their
-    ratio, the seconds of the same command given again, and the seconds of plans.
+    ratio, the seconds of the same command given again and whether it started a Ray, and the seconds of plans.
     """
     from jobs._smoke import draw_missing
 
     data = f"{folder}/data"
     draw_missing(data, ["cityscapes"], train=8, val=2)
     seen: dict[str, list[Figures]] = {"plain": [], "ours": []}
-    again: dict[str, list[float]] = {"plain": [], "ours": []}
+    again: dict[str, list[dict[str, Any]]] = {"plain": [], "ours": []}
     for number in range(rounds):
         for who in ("plain", "ours") if number % 2 == 0 else ("ours", "plain"):
             place = folder / f"{who}-{number}"
             command = _plain_command(place, data, steps) if who == "plain" else _our_command(place, data, steps)
             for times in (1, 2):
                 tell(f"round {number + 1} of {rounds}: {who}, launch {times}")
-                began, seconds, cpu = _timed(command, place, times)
+                began, seconds, with_ray = _timed(command, place, times)
                 if times == 1:
-                    seen[who].append(_figures(_marks(who, place), began, seconds, cpu))
+                    seen[who].append(_figures(_marks(who, place), began, seconds, steps))
                 else:
-                    again[who].append(seconds)
+                    again[who].append({"seconds": seconds, "ray_started": with_ray})
     tell("plans")
     return {
         "machine": {"cores": os.cpu_count(), "processor": platform.processor() or platform.machine()},
@@ -197,19 +195,22 @@ def _our_command(place: Path, data: str, steps: int) -> list[str]:
     ]  # fmt: skip
 
 
-def _timed(command: Sequence[str], place: Path, times: int) -> tuple[float, float, float]:
-    """Run a launch; return the moment when it began, its seconds and those of CPU."""
+def _timed(command: Sequence[str], place: Path, times: int) -> tuple[float, float, bool]:
+    """Run a launch; return the moment when it began, its seconds, and whether it started a Ray."""
     place.mkdir(exist_ok=True)
-    file = place / f"launch-{times}.log"
+    file, with_ray = place / f"launch-{times}.log", False
     with file.open("w") as log:
-        began, clock, used = time.time(), time.monotonic(), cpu_of_children()
-        done = subprocess.run(
+        began, clock = time.time(), time.monotonic()
+        process = subprocess.Popen(
             command, cwd=place, env=environment(place / "home"), stdin=subprocess.DEVNULL, stdout=log, stderr=log
         )
-        seconds, cpu = time.monotonic() - clock, cpu_of_children() - used
-    if done.returncode:
-        raise SystemExit(f"a launch ended with exit code {done.returncode}; its output is in {file}")
-    return began, seconds, cpu
+        while process.poll() is None:
+            with_ray = with_ray or bool(victims(process.pid, "gcs"))
+            time.sleep(0.1 if with_ray else 0.05)
+    seconds = time.monotonic() - clock
+    if process.returncode:
+        raise SystemExit(f"a launch ended with exit code {process.returncode}; its output is in {file}")
+    return began, seconds, with_ray
 
 
 def _marks(who: str, place: Path) -> list[list[tuple[float, str, int]]]:
@@ -228,16 +229,14 @@ def _marks(who: str, place: Path) -> list[list[tuple[float, str, int]]]:
     return sorted(trials)
 
 
-def _figures(trials: Sequence[list[tuple[float, str, int]]], began: float, seconds: float, cpu: float) -> Figures:
+def _figures(trials: Sequence[list[tuple[float, str, int]]], began: float, seconds: float, steps: int) -> Figures:
     first = [next(when for when, kind, _ in trial if kind in ("step", "progress")) for trial in trials]
     last = [trial[-1][0] for trial in trials]
     points = [[(when, step) for when, kind, step in trial if kind == "progress"] for trial in trials]
     # Where a validation or a checkpoint lies between two points, it is not the cadence that is seen.
-    quiet = STEPS // 2
-    gaps = [b[0] - a[0] for trial in points for a, b in pairwise(trial) if a[1] % quiet]
+    gaps = [b[0] - a[0] for trial in points for a, b in pairwise(trial) if a[1] % (steps // 2)]
     return Figures(
         total=seconds,
-        cpu=cpu,
         first_steps=tuple(when - began for when in first),
         to_first_step=first[0] - began,
         between_trials=statistics.median(after - before for before, after in zip(last, first[1:], strict=False)),
@@ -246,20 +245,22 @@ def _figures(trials: Sequence[list[tuple[float, str, int]]], began: float, secon
     )
 
 
-def _rows(seen: Mapping[str, Sequence[Figures]], again: Mapping[str, Sequence[float]]) -> list[dict[str, Any]]:
+def _rows(
+    seen: Mapping[str, Sequence[Figures]], again: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> list[dict[str, Any]]:
     told = {
         "launch to first step": "to_first_step",
         "end of a trial to next first step": "between_trials",
         "overhead per trial": "overhead",
         "between two points": "cadence",
         "whole grid": "total",
-        "CPU of the whole grid": "cpu",
     }
     rows = [
         _row(name, [getattr(one, field) for one in seen["plain"]], [getattr(one, field) for one in seen["ours"]])
         for name, field in told.items()
     ]
-    return [*rows, _row("the same command again", again["plain"], again["ours"])]
+    plain, ours = ([launch["seconds"] for launch in again[who]] for who in ("plain", "ours"))
+    return [*rows, _row("the same command again", plain, ours)]
 
 
 def _row(name: str, plain: Sequence[float], ours: Sequence[float]) -> dict[str, Any]:
@@ -313,6 +314,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     showing.show(figures["rows"])
     plans = ", ".join(f"{cells} cells {seconds:.3f} s" for cells, seconds in figures["plan_seconds"].items())
     print(f"plan of {plans}")
+    print(f"again, ours started a Ray: {any(launch['ray_started'] for launch in figures['relaunches']['ours'])}")
     showing.write(args.json, figures)
     return 0
 

@@ -82,7 +82,7 @@ def _finish(ledger: Ledger, trial: Trial, number: int) -> None:
 def relaunch(words: Sequence[str], home: Path) -> tuple[float, float, str, set[str]]:
     """Run one launch; returns seconds and CPU seconds of the process, its last line, and the processes it started."""
     code = _CODE.format(words=list(words), heavy=HEAVY)
-    began, used = time.monotonic(), cpu_of_children()
+    began, used = time.monotonic(), _cpu_of_children()
     process = subprocess.Popen(
         [sys.executable, "-c", code],
         env=environment(home),
@@ -101,10 +101,10 @@ def relaunch(words: Sequence[str], home: Path) -> tuple[float, float, str, set[s
     out, _ = process.communicate()
     if process.returncode or "RELAUNCHED 0" not in out:
         raise SystemExit(f"the relaunch failed:\n{out}")
-    return seconds, cpu_of_children() - used, out.splitlines()[-1], seen
+    return seconds, _cpu_of_children() - used, out.splitlines()[-1], seen
 
 
-def cpu_of_children() -> float:
+def _cpu_of_children() -> float:
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 
