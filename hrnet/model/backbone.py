@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hrnet.catalogue import Width
+from hrnet.model.convolution import Conv2d
 
-__all__ = ["LAYOUTS", "Conv2d", "HRNet", "Layout", "resize"]
+__all__ = ["LAYOUTS", "HRNet", "Layout", "resize"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,13 +46,6 @@ def resize(x: Tensor, size: Sequence[int]) -> Tensor:
     if tuple(x.shape[-2:]) == tuple(size):
         return x
     return functional.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
-
-
-class Conv2d(nn.Conv2d):
-    """A convolution that is made without values: torch's would be drawn from the global generator, for nothing."""
-
-    def reset_parameters(self) -> None:
-        """Leave the storage as it is; `build_model` initialises the whole network."""
 
 
 def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> Conv2d:

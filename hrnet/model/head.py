@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hrnet.model.backbone import Conv2d, resize
+from hrnet.model.backbone import resize
+from hrnet.model.convolution import Conv2d
 
 __all__ = ["FCNHead"]
 
