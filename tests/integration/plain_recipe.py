@@ -27,7 +27,7 @@ from typing import Any, Final
 
 from jobs._family import victims
 from tests.integration.chaos import showing
-from tests.integration.children import environment
+from tests.integration.children import end, environment
 
 CELLS: Final = tuple(f"fcn_hr18s_4xb2-{schedule}_cityscapes-512x1024" for schedule in ("40k", "80k", "160k"))
 WORKERS: Final = 2
@@ -204,9 +204,13 @@ def _timed(command: Sequence[str], place: Path, times: int) -> tuple[float, floa
         process = subprocess.Popen(
             command, cwd=place, env=environment(place / "home"), stdin=subprocess.DEVNULL, stdout=log, stderr=log
         )
-        while process.poll() is None:
-            with_ray = with_ray or bool(victims(process.pid, "gcs"))
-            time.sleep(0.1 if with_ray else 0.05)
+        try:
+            while process.poll() is None:
+                with_ray = with_ray or bool(victims(process.pid, "gcs"))
+                time.sleep(0.1 if with_ray else 0.05)
+        finally:
+            if process.returncode is None:  # who measures was interrupted
+                end(process)
     seconds = time.monotonic() - clock
     if process.returncode:
         raise SystemExit(f"a launch ended with exit code {process.returncode}; its output is in {file}")
