@@ -23,6 +23,9 @@ def add_suite(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--suite", action="store_true", help="measure what should be fast, in turns with the peer")
     group.add_argument("--parts", default=",".join(PARTS), metavar="A,B", help=f"of {', '.join(PARTS)} (default: all)")
     group.add_argument("--width", action="append", choices=WIDTHS, help="may be repeated (default: all three)")
+    group.add_argument(
+        "--precision", action="append", choices=("fp32", "tf32", "bf16"), help="may be repeated (default: all)"
+    )
     group.add_argument("--rounds", type=positive, default=5, metavar="N", help="turns of each side (default 5)")
     group.add_argument("--threads", type=positive, metavar="N", help="threads of each side (default: all cores)")
     group.add_argument(
@@ -59,6 +62,7 @@ def run_suite(args: argparse.Namespace) -> int:
         threads=args.threads or default_threads(),
         rounds=args.rounds,
         widths=tuple(args.width or WIDTHS),
+        precisions=tuple(args.precision or ()),
         peer=args.peer or DEFAULT_PEER,
         quick=args.quick,
         profile=args.profile,

@@ -12,6 +12,7 @@ import torch
 
 from hrnet.catalogue import WIDTHS
 from hrnet.errors import HrnetError
+from hrnet.suite.bench import PRECISIONS
 from hrnet.suite.peer import DEFAULT_PEER
 from hrnet.suite.run import PARTS, Options, default_threads, part_names, run_suite
 from hrnet.suite.table import PROFILE_COLUMNS, cells, notes, output_file, plain, profile_cells, read_earlier
@@ -33,6 +34,7 @@ def _parser() -> argparse.ArgumentParser:
         "--parts", default=",".join(PARTS), metavar="A,B", help=f"of {', '.join(PARTS)} (default: all)"
     )
     parser.add_argument("--width", action="append", choices=WIDTHS, help="may be repeated (default: all)")
+    parser.add_argument("--precision", action="append", choices=PRECISIONS, help="may be repeated (default: all)")
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="turns of each side (default 5)")
     parser.add_argument("--threads", type=int, metavar="N", help="threads of each side (default: all cores)")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="where (default: a GPU if there is one)")
@@ -53,6 +55,7 @@ def _run(args: argparse.Namespace) -> int:
         threads=args.threads or default_threads(),
         rounds=args.rounds,
         widths=tuple(args.width or WIDTHS),
+        precisions=tuple(args.precision or ()),
         peer=args.peer,
         quick=args.quick,
         profile=args.profile,

@@ -12,7 +12,10 @@ from hrnet.catalogue import WIDTHS, Width
 from hrnet.suite.machine import wait_for
 from hrnet.suite.scenes import Scenes, draw_scenes
 
-__all__ = ["Bench"]
+__all__ = ["PRECISIONS", "Bench"]
+
+PRECISIONS = ("fp32", "tf32", "bf16")
+"""Arithmetic that networks may be measured in; a CPU has no TF32."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,13 +40,17 @@ class Bench:
     quick: bool = False
     """Tiny sizes, to see that all works; the figures say nothing."""
 
+    only: tuple[str, ...] = ()
+    """Precisions that are measured; empty measures all that the device has."""
+
     drawn: dict[str, Scenes] = field(default_factory=dict)
     """Data sets that were drawn so far, by name of their folder."""
 
     @property
     def precisions(self) -> tuple[str, ...]:
         """Arithmetic of our own entries."""
-        return ("fp32", "bf16") if self.device.type == "cpu" else ("fp32", "tf32", "bf16")
+        known = ("fp32", "bf16") if self.device.type == "cpu" else PRECISIONS
+        return tuple(name for name in known if not self.only or name in self.only)
 
     def floor(self, gigamacs: float, precision: str) -> float:
         """Seconds that the arithmetic takes at the speed of matrix products, in this precision or in fp32."""

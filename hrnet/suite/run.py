@@ -61,6 +61,9 @@ class Options:
     widths: tuple[Width, ...] = WIDTHS
     """Networks that are measured."""
 
+    precisions: tuple[str, ...] = ()
+    """Arithmetic of our networks; empty measures all that the device has."""
+
     peer: Path | None = DEFAULT_PEER
     """Interpreter of the peer; None, or one that is not there, measures our side alone."""
 
@@ -144,7 +147,7 @@ def run_suite(options: Options, parts: Mapping[str, Part] = PARTS) -> Generator[
         limits = products(options.device, seconds=0.0 if options.quick else _SECONDS)
         bench = Bench(
             device=options.device, threads=options.threads, folder=folder, products=limits, widths=options.widths,
-            quick=options.quick,
+            quick=options.quick, only=options.precisions,
         )  # fmt: skip
         peer = _peer(options, folder, stack)
         machine = {
