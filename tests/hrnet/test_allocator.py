@@ -23,6 +23,9 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
+FEW = 100
+
+
 def faults(call: str) -> int:
     done = subprocess.run([sys.executable, "-c", FAULTS.format(call=call)], capture_output=True, text=True, check=True)
     return int(done.stdout)
@@ -30,4 +33,6 @@ def faults(call: str) -> int:
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library than glibc")
 def test_freed_blocks_are_used_again() -> None:
-    assert 2 * faults("keep_blocks()") < faults("")
+    assert all(faults("keep_blocks()") < FEW for _ in range(2))
+    # Without it the blocks stay now and then, where something else happens to lie behind them.
+    assert any(faults("") > 10 * FEW for _ in range(6))
