@@ -82,7 +82,7 @@ def test_the_modes_are_different_evaluations(gangs: list[dict[int, dict[str, Ten
 
 
 def test_the_number_of_threads_moves_logits_within_rounding(data: str) -> None:
-    """With one thread oneDNN adds the terms of a convolution in another order than with several, and the head adds four.
+    """With one thread oneDNN adds the terms of a convolution in another order than with several; the head adds four.
 
     So gangs whose workers have equally many threads count exactly the same; with other threads a pixel whose two best
     classes are equal within rounding may fall to the other.
