@@ -29,7 +29,8 @@ from hrnet.allocator import keep_blocks
 from hrnet.catalogue import Recipe
 from hrnet.data.loader import Batch
 from hrnet.data.shards import Split
-from hrnet.evaluation.inference import class_map, network_input, network_logits, scaled_size
+from hrnet.evaluation.classmap import class_map
+from hrnet.evaluation.inference import network_input, network_logits, scaled_size
 from hrnet.evaluation.run import val_images
 from hrnet.model.backbone import resize
 from hrnet.model.segmentor import HRNetSegmentor, build_model

@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from hrnet.model.backbone import resize
 
-__all__ = ["Votes", "enlarged_class_map"]
+__all__ = ["Votes", "class_map", "enlarged_class_map"]
 
 Size = tuple[int, int]
 
@@ -37,6 +37,12 @@ _BAG = 8192
 """Single pixels of which they are."""
 
 
+def class_map(scores: Tensor) -> NDArray[np.uint8]:
+    """Return the class (H,W) uint8 of highest score, on the CPU; scores are (1,C,H,W)."""
+    classes: NDArray[np.uint8] = scores[0].argmax(dim=0).to(torch.uint8).cpu().numpy()
+    return classes
+
+
 def enlarged_class_map(logits: Tensor, seen: Size, size: Size) -> NDArray[np.uint8]:
     """Return the class (H,W) uint8, on the CPU, of highest logit after two resizes.
 
@@ -46,9 +52,7 @@ def enlarged_class_map(logits: Tensor, seen: Size, size: Size) -> NDArray[np.uin
         size: height and width of the result.
     """
     if logits.device.type != "cpu":
-        enlarged = resize(resize(logits, seen), size)
-        classes: NDArray[np.uint8] = enlarged[0].argmax(dim=0).to(torch.uint8).cpu().numpy()
-        return classes
+        return class_map(resize(resize(logits, seen), size))
     rows, columns = _Axis.of(logits.shape[2], seen[0], size[0]), _Axis.of(logits.shape[3], seen[1], size[1])
     # (h, w, C): all logits of a place side by side.
     places = logits[0].permute(1, 2, 0).contiguous()
@@ -93,8 +97,7 @@ class Votes:
             raise ValueError("no view was added")
         if self._total.device.type == "cpu":
             return _leading(self._total)
-        classes: NDArray[np.uint8] = self._total[0].argmax(dim=0).to(torch.uint8).cpu().numpy()
-        return classes
+        return class_map(self._total)
 
 
 def _leading(scores: Tensor) -> NDArray[np.uint8]:

@@ -20,7 +20,7 @@ from hrnet.errors import DataError
 from hrnet.evaluation.classmap import Votes, enlarged_class_map
 from hrnet.model.backbone import resize
 
-__all__ = ["class_map", "network_input", "network_logits", "scaled_size", "segment", "view_sizes", "windows"]
+__all__ = ["network_input", "network_logits", "scaled_size", "segment", "view_sizes", "windows"]
 
 Image = NDArray[np.uint8]
 
@@ -105,12 +105,6 @@ def _segment(model: nn.Module, image_bgr: Image, recipe: Recipe, where: torch.de
             votes.add(logits.flip(-1) if mirrored else logits, seen)
             del logits  # before the next view needs the room
     return votes.class_map()
-
-
-def class_map(scores: Tensor) -> Image:
-    """Return the class (H,W) uint8 of highest score, on the CPU; scores are (1,C,H,W)."""
-    classes: Image = scores[0].argmax(dim=0).to(torch.uint8).cpu().numpy()
-    return classes
 
 
 def network_input(image: Image, size: tuple[int, int], device: torch.device, *, mirrored: bool = False) -> Tensor:
