@@ -23,6 +23,7 @@ from typing import NoReturn
 import psutil
 
 from jobs._family import descendants, end
+from jobs._mlpages import APP, installed
 from jobs._relay import HOST, free_port
 from orchestrator.errors import TrackingError
 from orchestrator.runstore import absolute_uri
@@ -124,7 +125,8 @@ class Server:
         command = [sys.executable, "-m", "mlflow", "server", "--host", plan.host, "--port", str(plan.port)]
         command += ["--workers", str(plan.workers), "--uvicorn-opts", "--no-access-log"]
         command += ["--artifacts-destination", plan.artifacts] if plan.artifacts else []
-        command += ["--app-name", plan.app] if plan.app else []
+        app = plan.app or (APP if installed() else None)
+        command += ["--app-name", app] if app else []
         backend = {"MLFLOW_BACKEND_STORE_URI": absolute_uri(plan.backend)}
         plan.log.parent.mkdir(parents=True, exist_ok=True)
         with plan.log.open("ab") as log:

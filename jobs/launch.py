@@ -149,6 +149,7 @@ def _say(text: str) -> None:
 
 def _conclude(made: Draft, outcomes: Sequence[TrialOutcome]) -> int:
     """Write and print the report, and say what can be done next."""
+    from jobs._browse import mlflow_line, ui_command
     from jobs._others import tell
     from jobs._reporting import keep_pictures, print_leaderboard, refresh_report
     from orchestrator.search import STOPPED_EARLY
@@ -183,7 +184,9 @@ def _conclude(made: Draft, outcomes: Sequence[TrialOutcome]) -> int:
             _print_end(outcome)
     print(f"\nreport: {written['html']}")
     print(f"trials, logs, checkpoints: {places.storage}/trials")
-    print(f"next: hrgrid ui --storage {places.storage}   hrgrid status --storage {places.storage}")
+    if line := mlflow_line(places):
+        print(line)
+    print(f"next: {ui_command(places)}   hrgrid status --storage {places.storage}")
     return FAILED if unfinished else 0
 
 
@@ -210,6 +213,7 @@ def _summarise(made: Draft, report: Report) -> None:
     """Keep the leaderboard in MLflow, too."""
     from jobs._reporting import FORMATS
     from orchestrator.tracking import Tracker
+    from orchestrator.views import NOTE_TAG, description
 
     places = made.settings
     files = {f"report.{form}": write(report).encode() for form, write in FORMATS.items()}
@@ -217,6 +221,10 @@ def _summarise(made: Draft, report: Report) -> None:
     tracker = Tracker(places.tracking, places.benchmark, artifacts=places.artifacts)
     tracker.check()
     tracker.log_summary(places.benchmark, files, counts)
+    where = f"{places.storage}/reports/{places.benchmark}/report.html"
+    verdicts = {str(verdict): count for verdict, count in report.counts.items()}
+    text = description(places.benchmark, verdicts, experiment_id=tracker.experiment_id, report=where)
+    tracker.tag_experiment({NOTE_TAG: text})
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import dataclasses
 import sys
 
 from hrnet.errors import suggestion
+from jobs._browse import mlflow_line
 from jobs._command import main_of
 from jobs._options import add_json, add_name, add_storage, settings
 from orchestrator.errors import UsageError
@@ -55,6 +56,8 @@ def run(args: argparse.Namespace) -> int:
     print()
     for location in written.values():
         print(location)
+    if line := mlflow_line(places):
+        print(line)
     return 0
 
 

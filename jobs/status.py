@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from jobs._browse import mlflow_line
 from jobs._command import main_of
 from jobs._options import add_json, add_name, add_storage, settings
 from jobs._show import duration, number, plural, print_table, reason_of
@@ -45,6 +47,8 @@ def run(args: argparse.Namespace) -> int:
         return 0
     for name, cells in found:
         _print(name, cells)
+        if line := mlflow_line(dataclasses.replace(places, benchmark=name)):
+            print(f"{line}\n")
     return 0
 
 

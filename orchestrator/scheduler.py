@@ -22,6 +22,7 @@ from orchestrator.halving import asha, validations_told
 from orchestrator.ledger import Entry, Ledger
 from orchestrator.mourning import mourner
 from orchestrator.owners import process_identity
+from orchestrator.pages import open_experiment
 from orchestrator.patience import patiently
 from orchestrator.plan import Plan, PlannedTrial
 from orchestrator.raystart import HEAD, HEAD_PART, SLOTS, connect, withhold_credentials
@@ -29,7 +30,6 @@ from orchestrator.scratch import Scratch
 from orchestrator.settings import Settings
 from orchestrator.stopping import stop_with_checkpoints, undisturbed, until_interrupted
 from orchestrator.storage import Storage
-from orchestrator.tracking import Tracker
 from orchestrator.trainer import RunOptions, TrialOutcome, close_trial, run_trial
 from orchestrator.workload import Json, Workload
 
@@ -198,7 +198,7 @@ def _run(
     cpus = max(os.cpu_count() or 1, max(trial.workers * trial.cpus_per_worker for trial in plan.to_run))
     with ThreadPoolExecutor(1) as pool:
         # The store must be there before several drivers open it at once; meanwhile Ray starts.
-        checked = pool.submit(Tracker(settings.tracking, settings.benchmark, artifacts=settings.artifacts).check)
+        checked = pool.submit(open_experiment, settings)
         started = connect(address=options.address, slots=plan.cluster.slots, cpus=cpus, gpus=plan.cluster.gpus)
     import ray
 

@@ -17,6 +17,7 @@ from typing import Any, Final, Literal
 
 from orchestrator.errors import TrackingError, reason_of
 from orchestrator.runstore import VALUE_LIMIT, absolute_uri, alone, legal_name, local_folder, probe, shown
+from orchestrator.views import experiment_tags
 
 __all__ = [
     "ATTEMPTS_TAG",
@@ -51,8 +52,6 @@ OUTAGES: Final = (401, 403, 408, 409, 429)
 METRICS_PER_BATCH: Final = 1000
 PARAMS_PER_BATCH: Final = 100
 """Limit of MLflow's `log_batch` for params and for tags."""
-EXPERIMENT_TAGS: Final = {"mlflow.experimentKind": "custom_model_development"}
-"""MLflow's own mark of an experiment that holds trainings, not traces of language models."""
 _ENVIRONMENT: Final = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
@@ -110,10 +109,20 @@ class Tracker:
         return {**self.__dict__, "_client": None}
 
     def check(self) -> None:
-        """Raise TrackingError if the store cannot be used; creates the store and the experiment if they are new."""
+        """Raise TrackingError if the store cannot be used; creates the store and the experiment if they are new.
+
+        An experiment of an earlier version gets the views of this one.
+        """
         probe(self.uri)
         with _one_sentence(self.uri):
-            self.experiment_id  # noqa: B018
+            self.tag_experiment(experiment_tags())
+
+    def tag_experiment(self, tags: Mapping[str, str]) -> None:
+        """Set those tags of the experiment that it does not have yet, or with another value."""
+        known = self.client.get_experiment(self.experiment_id).tags
+        for name, value in tags.items():
+            if known.get(name) != value:
+                self.client.set_experiment_tag(self.experiment_id, name, value)
 
     @property
     def client(self) -> Any:
@@ -138,7 +147,7 @@ class Tracker:
         if found is None:
             location = None if self.uri.startswith("http") else self.artifacts
             try:
-                return str(self.client.create_experiment(self.experiment, location, EXPERIMENT_TAGS))
+                return str(self.client.create_experiment(self.experiment, location, experiment_tags()))
             except MlflowException:
                 found = self.client.get_experiment_by_name(self.experiment)
                 if found is None:

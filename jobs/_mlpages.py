@@ -1,0 +1,57 @@
+"""MLflow's server with pages that open on trainings: `mlflow server --app-name hrgrid` (pyproject.toml names it).
+
+MLflow 3 greets a new browser with its tools for language models, a panel to chat in and a notice of telemetry, which
+is switched off here. There is no setting for it but the browser's own memory, so the page fills that, once: what a
+user chooses afterwards stays.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+__all__ = ["APP", "create_app", "installed"]
+
+APP: Final = "hrgrid"
+"""Name of the application."""
+
+_FIRST_CHOICES: Final = {
+    "mlflow.workflowType_v1": "machine_learning",
+    "mlflow.assistant.fab.autoOpenedOnFirstLoad_v1": True,
+    "mlflow.telemetry.info.alert.dismissed_v1": True,
+}
+"""Entries of the browser's local storage that a new profile lacks (MLflow 3.17)."""
+_SCRIPT: Final = (
+    "<script>for (const [name, value] of Object.entries(%s)) "
+    "if (localStorage.getItem(name) === null) localStorage.setItem(name, JSON.stringify(value))</script>"
+)
+
+
+def installed() -> bool:
+    """Tell whether MLflow finds the application: not in a checkout that was installed before it came."""
+    return any(point.name == APP for point in importlib.metadata.entry_points(group="mlflow.app"))
+
+
+def create_app() -> FastAPI:
+    """Return MLflow's application, with the page of its UI made here."""
+    from fastapi.responses import HTMLResponse
+    from mlflow.server import app as pages
+    from mlflow.server import fastapi_app
+    from starlette.routing import Route
+
+    app: FastAPI = fastapi_app.app
+    content = with_first_choices(Path(str(pages.static_folder), "index.html").read_text())
+    # A browser that kept the page would not notice that a newer one is installed.
+    answer = HTMLResponse(content, headers={"Cache-Control": "no-cache"})
+    app.router.routes.insert(0, Route("/", lambda request: answer))
+    return app
+
+
+def with_first_choices(page: str) -> str:
+    """Return MLflow's page with a script before its own that makes a new browser's choices."""
+    return page.replace("<head>", "<head>" + _SCRIPT % json.dumps(_FIRST_CHOICES), 1)
