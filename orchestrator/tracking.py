@@ -85,10 +85,10 @@ class TrackedRun:
 
 def open_client(uri: str) -> Any:
     """Return an `MlflowClient` that sends no telemetry and gives up on a silent server within about a minute."""
-    for chatty in ("alembic", "mlflow"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
     from mlflow import MlflowClient
 
+    for chatty in ("alembic", "mlflow"):  # MLflow sets its own level when it is imported
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     with alone(uri):
         return MlflowClient(tracking_uri=uri)
 
