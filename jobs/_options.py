@@ -20,6 +20,7 @@ __all__ = [
     "add_gangs",
     "add_json",
     "add_launch",
+    "add_models",
     "add_name",
     "add_places",
     "add_reference",
@@ -187,6 +188,16 @@ def add_launch(parser: argparse.ArgumentParser) -> None:
     add_gangs(parser)
     add_reference(parser)
     add_search(parser)
+
+
+def add_models(parser: argparse.ArgumentParser) -> None:
+    """Whether finished cells are registered as models."""
+    parser.add_argument(
+        "--no-models",
+        action="store_false",
+        dest="models",
+        help="register no models in MLflow (default: the best checkpoint of every cell, 16 to 263 MB)",
+    )
 
 
 def add_search(parser: argparse.ArgumentParser) -> None:

@@ -21,13 +21,17 @@ from orchestrator.ledger import Entry, Ledger
 from orchestrator.storage import Storage
 
 if TYPE_CHECKING:
+    from hrnet.data.cards import Card
     from hrnet.model.segmentor import HRNetSegmentor
     from hrnet.weights import LoadReport
 
-__all__ = ["PUBLISHED", "catalogue_recipe", "found", "load_model", "published_row", "stored_recipe"]
+__all__ = ["PUBLISHED", "catalogue_recipe", "found", "load_model", "published_row", "stored_card", "stored_recipe"]
 
 PUBLISHED = "published"
 """The word for the table's own checkpoint of a recipe."""
+
+MODEL = "models:/"
+"""What the name of a registered model begins with."""
 
 _STATE = "state.pt"
 """The file that makes a folder a checkpoint folder."""
@@ -44,8 +48,8 @@ def catalogue_recipe(name: str, data: str | None, overrides: Sequence[str]) -> R
 @contextmanager
 def found(name: str, args: argparse.Namespace, recipe: Recipe | None = None) -> Iterator[Path]:
     """The weights file or checkpoint folder that a name means: the table's checkpoint of a recipe, a file or folder,
-    a URL or S3 URI (fetched into the cache), or a trial, whose last checkpoint, which the report scores, is downloaded
-    for a while.
+    a URL or S3 URI (fetched into the cache), or, downloaded for a while, a registered model (`models:/NAME@best`) or
+    the last checkpoint of a trial, which the report scores.
 
     Raises:
         UsageError: it is nothing of these.
@@ -65,6 +69,12 @@ def found(name: str, args: argparse.Namespace, recipe: Recipe | None = None) -> 
         yield path.parent if path.name == _STATE else path
         return
     places = settings(args)
+    if name.startswith(MODEL):
+        from orchestrator.registry import download
+
+        with tempfile.TemporaryDirectory(prefix="hrgrid-") as folder:
+            yield download(places.tracking, name, Path(folder))
+        return
     storage = Storage(places.storage)
     entry = _trial(name, Ledger(storage), places.benchmark)
     store = CheckpointStore(storage, entry.key)
@@ -78,9 +88,13 @@ def found(name: str, args: argparse.Namespace, recipe: Recipe | None = None) -> 
 
 
 def stored_recipe(path: Path) -> Recipe | None:
-    """The recipe that a checkpoint folder was trained with; None for a weights file, which does not say."""
+    """The recipe that a checkpoint folder or model was trained with; None for a weights file, which does not say."""
     if not path.is_dir():
         return None
+    from hrnet.serving import is_served, read_served_recipe
+
+    if is_served(path):
+        return read_served_recipe(path)
     from hrnet.training.state import read_recipe
 
     return read_recipe(path)[0]
@@ -92,7 +106,7 @@ def load_model(path: Path, recipe: Recipe) -> tuple[HRNetSegmentor, LoadReport]:
     from hrnet.weights import load_weights
 
     model = build_model(recipe.width, recipe.num_classes)
-    report = load_weights(model, str(path / _STATE if path.is_dir() else path))
+    report = load_weights(model, str(_weights_in(path) if path.is_dir() else path))
     missing = [name for name in report.missing if not name.endswith("num_batches_tracked")]
     if missing:
         raise WeightsError(
@@ -100,6 +114,21 @@ def load_model(path: Path, recipe: Recipe) -> tuple[HRNetSegmentor, LoadReport]:
             f"{missing[0]}; give a trained checkpoint"
         )
     return model.eval(), report
+
+
+def stored_card(path: Path) -> Card | None:
+    """The card of the data set that a model was trained on; None for anything else, which does not say."""
+    if not path.is_dir():
+        return None
+    from hrnet.serving import is_served, read_card
+
+    return read_card(path) if is_served(path) else None
+
+
+def _weights_in(folder: Path) -> Path:
+    from hrnet.serving import WEIGHTS_FILE, is_served
+
+    return folder / (WEIGHTS_FILE if is_served(folder) else _STATE)
 
 
 def published_row(recipe: Recipe) -> Published:

@@ -11,7 +11,7 @@ from typing import ClassVar
 from hrnet import workload as science
 from hrnet.catalogue import FREE_FIELDS, Recipe
 from hrnet.events import Event
-from orchestrator.workload import Cell, Estimate, Facts, Problem, Spec
+from orchestrator.workload import Cell, Estimate, Facts, Packaged, Problem, Spec
 
 __all__ = ["HrnetWorkload"]
 
@@ -98,6 +98,13 @@ class HrnetWorkload:
     def evaluate(self, spec: Spec, checkpoint: Path, *, cpus: int) -> Iterator[Event]:
         """Evaluate a checkpoint folder on this worker."""
         return science.evaluate_checkpoint(_recipe(spec), spec.data, checkpoint, cpus=cpus)
+
+    def package(self, spec: Spec, checkpoint: Path, folder: Path) -> Packaged:
+        """Make a model of a checkpoint folder that serves without the data set; see `hrnet.serving`."""
+        from jobs._packaging import package
+
+        # Where its weights once came from may be somebody's own folder; the model does without.
+        return package(Recipe.from_dict(spec.settings), spec.data, checkpoint, folder)
 
     def published(self, cell: Cell) -> Mapping[str, float] | None:
         """The published numbers of the cell's recipe."""

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from jobs._command import FAILED, MISUSED, complain, main_of
-from jobs._options import add_filters, add_launch, add_yes
+from jobs._options import add_filters, add_launch, add_models, add_yes
 from jobs._show import ask, plural
 from orchestrator.errors import TrackingError
 
@@ -38,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Which cells, how, on what, where to."""
     add_filters(parser)
     add_launch(parser)
+    add_models(parser)
     parser.add_argument(
         "--smoke",
         action="store_true",
@@ -134,6 +135,7 @@ def _carry_out(args: argparse.Namespace, made: Draft) -> Sequence[TrialOutcome]:
         address=args.address,
         halving=made.halving,
         resize_seconds=args.resize_seconds,
+        models=args.models,
     )
     try:
         with Board(made.plan.trials) as board:

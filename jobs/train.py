@@ -7,7 +7,7 @@ import sys
 
 from jobs import launch
 from jobs._command import main_of
-from jobs._options import add_launch, add_yes
+from jobs._options import add_launch, add_models, add_yes
 
 HELP = "Train and evaluate one cell; run again, it continues. The same as a launch of this cell alone."
 
@@ -16,6 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of a launch, for one recipe."""
     parser.add_argument("recipe", metavar="NAME", help="recipe (see hrgrid recipes)")
     add_launch(parser)
+    add_models(parser)
     add_yes(parser)
 
 

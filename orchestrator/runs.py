@@ -21,6 +21,7 @@ from orchestrator.checkpoints import CheckpointStore
 from orchestrator.errors import TrackingError, reason_of
 from orchestrator.plan import PlannedTrial
 from orchestrator.points import left_behind, spool_folder
+from orchestrator.registry import note_verdict, register
 from orchestrator.report import Trial
 from orchestrator.runstore import flatten, probe, shown
 from orchestrator.settings import Settings
@@ -190,6 +191,8 @@ def close_run(tracker: Tracker, run_id: str, key: str, ending: Ending, storage: 
     for name in storage.list(f"trials/{key}/evidence"):
         tracker.log_artifact(run_id, storage.read_bytes(f"trials/{key}/evidence/{name}"), f"evidence/{name}")
     deliver(tracker, run_id, key, storage)
+    if "hrgrid.verdict" in ending.tags:
+        note_verdict(tracker, run_id, ending.tags["hrgrid.verdict"])
     tracker.finish(run_id, ending.status, metrics=ending.metrics, step=ending.step, tags=ending.tags)
 
 
@@ -212,6 +215,10 @@ def deliver(tracker: Tracker, run_id: str, key: str, storage: Storage) -> None:
             if found is not None:
                 tracker.log_artifact(run_id, found.path, f"checkpoints/{name}")
         waiting.drop_checkpoint(name)
+    with tempfile.TemporaryDirectory(prefix="hrgrid-deliver-") as folder:
+        if waiting.model(Path(folder) / "model"):
+            register(tracker, run_id, Path(folder) / "model")
+            waiting.drop_model()
 
 
 def _tags(planned: PlannedTrial, settings: Settings, provenance: Mapping[str, Json]) -> dict[str, str]:

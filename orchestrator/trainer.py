@@ -83,6 +83,9 @@ class RunOptions:
     keep_checkpoints: int = 2
     """Newest checkpoints that stay in the storage, beside the best; at least 1."""
 
+    models: bool = True
+    """The best checkpoint of every trial becomes a registered model."""
+
     address: str | None = None
     """Address of a Ray cluster; None: RAY_ADDRESS, and without that a local Ray for this launch alone."""
 
@@ -192,6 +195,7 @@ def _carried_out(
         keep_checkpoints=options.keep_checkpoints,
         hang_seconds=options.hang_seconds,
         start_seconds=options.start_seconds,
+        models=options.models,
     )
     start = _start(assignment)
     patient(lambda: ledger.write_progress(key, start, lease=assignment.lease))

@@ -3,6 +3,7 @@
 trials/<key>/undelivered/points/<id>.jsonl     points of curves
 trials/<key>/undelivered/artifacts/<path>      artifacts, the path quoted into one name
 trials/<key>/undelivered/checkpoints/<name>    a checkpoint, last or best, that the run does not show yet
+trials/<key>/undelivered/model/...             a model that is not registered yet, as it was packaged
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import urllib.parse
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from orchestrator.points import Point, dump, parse
 from orchestrator.storage import Storage
@@ -27,7 +29,7 @@ class Undelivered:
 
     def exists(self) -> bool:
         """Tell whether anything waits."""
-        return any(self.storage.list(self._path(kind)) for kind in ("points", "artifacts", "checkpoints"))
+        return any(self.storage.list(self._path(kind)) for kind in ("points", "artifacts", "checkpoints", "model"))
 
     def put_points(self, points: Iterable[Point]) -> None:
         """Keep points; those that are there already stay."""
@@ -75,6 +77,21 @@ class Undelivered:
     def drop_checkpoint(self, name: str) -> None:
         """Forget that a checkpoint is wanted."""
         self.storage.delete(self._path(f"checkpoints/{name}"))
+
+    def put_model(self, folder: Path) -> None:
+        """Keep a packaged model."""
+        self.storage.upload(folder, self._path("model"))
+
+    def model(self, download_to: Path) -> bool:
+        """Bring the model that waits into a folder; False if none does."""
+        if not self.storage.list(self._path("model")):
+            return False
+        self.storage.download(self._path("model"), download_to)
+        return True
+
+    def drop_model(self) -> None:
+        """Forget the model."""
+        self.storage.delete(self._path("model"))
 
     def _path(self, below: str) -> str:
         return f"trials/{self.key}/undelivered/{below}".rstrip("/")

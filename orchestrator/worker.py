@@ -16,7 +16,7 @@ from typing import Any, Final, TypeVar
 from orchestrator.background import Courier
 from orchestrator.checkpoints import Checkpoint, CheckpointStore
 from orchestrator.companion import WARNING_TAG, open_companion
-from orchestrator.errors import LeaseLostError, StopAskedError, StorageError
+from orchestrator.errors import LeaseLostError, StopAskedError, StorageError, reason_of
 from orchestrator.keeper import Keeper
 from orchestrator.last_words import keep_evidence, tell_of_hang
 from orchestrator.ledger import Ledger
@@ -82,6 +82,8 @@ class Assignment:
     """Seconds without an event of the training that are never taken for a hang."""
     start_seconds: float = 3600.0
     """The same before the first event, and between two of an evaluation."""
+    models: bool = True
+    """The best checkpoint becomes a registered model."""
 
 
 class _Desk:
@@ -147,8 +149,10 @@ class _Desk:
         self.progress.update(phase="evaluating", evaluated=event.step, to_evaluate=event.total)
         self._send_artifacts(event)
 
-    def finish(self, step: int, metrics: Mapping[str, float], last: Checkpoint, folder: Path) -> None:
-        """Record the final scores and show the checkpoints, last and best, in the tracking store."""
+    def finish(
+        self, workload: Workload, step: int, metrics: Mapping[str, float], last: Checkpoint, folder: Path
+    ) -> None:
+        """Record the final scores, show the last and best checkpoint in the tracking store, and register a model."""
         self.recorder.record(metrics, step)
         self.progress.update(phase="evaluated", metrics=_floats(metrics))
         store = CheckpointStore(Storage(self._job.settings.storage), self._job.key)
@@ -158,6 +162,25 @@ class _Desk:
             if checkpoint is not None:
                 later = partial(self.undelivered.want_checkpoint, name)
                 self._send(f"checkpoints/{name}", checkpoint.path, otherwise=later)
+        if self._job.models:
+            self._register(workload, best or last, folder / "model")
+
+    def _register(self, workload: Workload, checkpoint: Checkpoint, folder: Path) -> None:
+        """Make a model of a checkpoint now, as only a worker can, and register it in the background.
+
+        A finished trial does not fail for the lack of it.
+        """
+        from orchestrator.registry import packaged, register
+
+        job = self._job
+        try:
+            if not packaged(workload, job.spec, job.key, checkpoint.path, job.settings, folder):
+                return
+        except Exception as error:
+            self._log.note(f"no model of the checkpoint of step {checkpoint.step} was made: {reason_of(error)}")
+            return
+        later = partial(self.undelivered.put_model, folder)
+        self.courier.send("model", lambda: register(self.tracker, job.run_id, folder), later)
 
     def close(self) -> None:
         """Deliver everything; what the tracking store does not take within its time is kept in storage for later."""
@@ -277,7 +300,7 @@ def _train_and_evaluate(
     watchdog.rest()
     if desk is None:
         return None
-    desk.finish(step, metrics, last, folder)
+    desk.finish(workload, step, metrics, last, folder)
     return {"end": "finished", "metrics": metrics}
 
 

@@ -31,7 +31,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-__all__ = ["Cell", "Estimate", "Event", "Facts", "Json", "Problem", "Spec", "Workload"]
+__all__ = ["Cell", "Estimate", "Event", "Facts", "Json", "Packaged", "Problem", "Spec", "Workload"]
 
 Json = Any
 """A value that `json.dumps` takes: None, bool, int, float, str, or lists and string-keyed dicts of these."""
@@ -142,6 +142,39 @@ class Facts:
 
     links: Mapping[str, str] = field(default_factory=dict)
     """Name (for HRNet: config, checkpoint, log) to address."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Packaged:
+    """What a workload says of a checkpoint that it has made a model of, for whoever keeps and serves models.
+
+    A workload may have a method `package(spec: Spec, checkpoint: Path, folder: Path) -> Packaged`. It writes what the
+    model needs to be loaded into `folder/data`, and the Python packages that load it into `folder/code`.
+    """
+
+    loader: str
+    """Module in `folder/code` whose function `_load_pyfunc(path)` makes the model of `folder/data`, as MLflow asks."""
+
+    signature: Mapping[str, Sequence[Mapping[str, Json]]]
+    """What the model takes and gives: `inputs`, `outputs` and `params` in MLflow's form."""
+
+    example: Mapping[str, str]
+    """One input: the column's name to its value; of a binary column in base64."""
+
+    requirements: tuple[str, ...]
+    """What pip must install beside MLflow."""
+
+    scores: Mapping[str, float]
+    """What the model reached, under metric names; the first one, if any, is what versions are compared by."""
+
+    metadata: Mapping[str, Json]
+    """Facts that stay with the model."""
+
+    description: str
+    """What the model is, as the end of a sentence, in Markdown."""
+
+    usage: str
+    """How a server of it, on port 5001 of this machine, is asked, in Markdown."""
 
 
 class Event(Protocol):
