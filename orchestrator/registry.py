@@ -226,7 +226,8 @@ Serve it:
 
 ```
 export MLFLOW_TRACKING_URI={shown(tracking)}
-mlflow models serve -m "models:/{name}@{BEST}" --env-manager local --port 5001
+mlflow models serve --env-manager local --port 5001 \\
+  -m "models:/{name}@{BEST}"
 ```
 
 {package["usage"]}

@@ -178,6 +178,25 @@ def test_evaluate_gives_the_score_of_the_launch_again(launched: Launched) -> Non
         assert metrics[name] == pytest.approx(cell["metrics"][name], abs=0.01)
 
 
+def test_the_finished_cell_is_a_registered_model(launched: Launched, tmp_path: Path) -> None:
+    from orchestrator.tracking import Tracker
+
+    tracking = str(launched.storage / "mlflow.db")
+    tracker = Tracker(tracking, "small")
+    (version,) = tracker.client.search_model_versions("")
+    (cell,) = [cell for cell in launched.status() if cell["cell"] == GOOD]
+    assert version.name == f"small.{GOOD}"
+    assert version.tags["hrgrid.key"] == cell["key"]
+    assert version.tags["hrgrid.verdict"] == "not comparable"
+    assert 0 <= float(version.tags["mIoU"]) <= 100
+    assert tracker.tags(version.run_id)["hrgrid.model"] == f"models:/{version.name}/{version.version}"
+    source = next((launched.folder / "cityscapes").glob("leftImg8bit/val/*/*.png"))
+    words = ["predict", f"models:/small.{GOOD}@best", source, "-o", tmp_path, "--storage", launched.storage, "--json"]
+    done = hrgrid(*words, home=launched.folder)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / f"{source.stem}_overlay.png").is_file()
+
+
 def test_predict_draws_images_of_any_size(launched: Launched, tmp_path: Path) -> None:
     source = next((launched.folder / "cityscapes").glob("leftImg8bit/val/*/*.png"))
     image = cv2.imread(str(source))

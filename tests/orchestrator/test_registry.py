@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,42 +17,14 @@ from orchestrator.settings import Settings
 from orchestrator.storage import Storage
 from orchestrator.tracking import KEY_TAG, Tracker
 from orchestrator.undelivered import Undelivered
-from orchestrator.workload import Json, Packaged, Spec
 from tests.orchestrator.fake import FakeWorkload
 from tests.orchestrator.mlflow_store import Server, free_port
+from tests.orchestrator.packaging import PackagingWorkload
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 
-LOADER = """
-import pathlib
-class Model:
-    def __init__(self, text): self.text = text
-    def predict(self, frame, params=None): return [self.text + str(value) for value in frame["word"]]
-def _load_pyfunc(path): return Model((pathlib.Path(path) / "text").read_text())
-"""
 CELL = "thin-add-short"
 NAME = f"bench.{CELL}"
-
-
-class PackagingWorkload(FakeWorkload):
-    """Makes models that put the text of a checkpoint before a word."""
-
-    def __init__(self, scores: Mapping[str, float] | None = None) -> None:
-        self.scores = {} if scores is None else scores
-
-    def package(self, spec: Spec, checkpoint: Path, folder: Path) -> Packaged:
-        (folder / "data" / "things").mkdir(parents=True)
-        (folder / "data" / "things" / "text").write_text((checkpoint / "text").read_text())
-        (folder / "code").mkdir()
-        (folder / "code" / "loader_of_words.py").write_text(LOADER)
-        signature: dict[str, list[dict[str, Json]]] = {
-            "inputs": [{"type": "string", "name": "word", "required": True}],
-            "outputs": [{"type": "string", "required": True}],
-        }
-        return Packaged(
-            loader="loader_of_words", signature=signature, example={"word": "a"}, requirements=("numpy",),
-            scores=self.scores, metadata={"colour": "red"}, description="words.", usage="Ask it.",
-        )  # fmt: skip
 
 
 class Place:
@@ -70,7 +41,7 @@ class Place:
         """A trial's run, and the package that its worker makes."""
         checkpoint, package = self.folder / f"{key}-checkpoint", self.folder / f"{key}-model"
         checkpoint.mkdir()
-        (checkpoint / "text").write_text(f"{key} says ")
+        (checkpoint / "state.json").write_text(f"{key} says ")
         workload = PackagingWorkload({} if score is None else {"val/mIoU": score})
         cell = next(cell for cell in workload.cells() if cell.name == CELL)
         spec = workload.resolve(cell, {}, seed=0, data="somewhere")
@@ -119,7 +90,7 @@ def test_versions_of_a_cell_and_the_best_of_them(place: Place) -> None:
     assert (versions["good"].tags["mIoU"], versions["good"].tags["hrgrid.comparable"]) == ("60.00", "true")
     assert "2 steps instead of 8" in versions["quick"].description
     text = place.tracker.client.get_registered_model(NAME).description
-    assert f'mlflow models serve -m "models:/{NAME}@best" --env-manager local' in text
+    assert f'mlflow models serve --env-manager local --port 5001 \\\n  -m "models:/{NAME}@best"\n' in text
     assert f"MLFLOW_TRACKING_URI=sqlite:///{place.folder}/mlflow.db" in text
 
 

@@ -13,13 +13,17 @@ import pytest
 
 from orchestrator.checkpoints import CheckpointStore
 from orchestrator.ledger import Ledger
+from orchestrator.registry import MODEL_TAG, download
+from orchestrator.runs import deliver
 from orchestrator.settings import make_settings
 from orchestrator.storage import Storage
 from orchestrator.tracking import Tracker
+from orchestrator.undelivered import Undelivered
 from orchestrator.worker import Assignment, train_on_worker
 from orchestrator.workload import Spec
 from tests.integration.children import wait_for
 from tests.orchestrator.fake import FakeEvent, FakeWorkload
+from tests.orchestrator.packaging import PackagingWorkload
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 
@@ -117,3 +121,39 @@ def test_a_divergence_leaves_its_evidence(tmp_path: Path) -> None:
         _work(workload, job, tmp_path)
     evidence = Storage(job.settings.storage).read_bytes("trials/k/evidence/diverged.json")
     assert json.loads(evidence) == Diverged.evidence
+
+
+def test_a_model_that_could_not_be_registered_waits_in_storage(tmp_path: Path) -> None:
+    workload = PackagingWorkload({"val/mIoU": 60.0})
+    job = _assignment(tmp_path, workload)
+    storage = Storage(job.settings.storage)
+    in_the_way = Path(job.settings.artifacts or "") / job.run_id / "artifacts" / "model"
+    in_the_way.parent.mkdir(parents=True)
+    in_the_way.write_text("a file where the folder should be")
+    assert _work(workload, job, tmp_path)["end"] == "finished"
+    waiting = Undelivered(storage, "k")
+    assert waiting.exists()
+    tracker = Tracker(job.settings.tracking, "bench", artifacts=job.settings.artifacts)
+    assert MODEL_TAG not in tracker.tags(job.run_id)
+    in_the_way.unlink()
+    deliver(tracker, job.run_id, "k", storage)
+    assert not waiting.exists()
+    uri = tracker.tags(job.run_id)[MODEL_TAG]
+    assert uri == f"models:/bench.{job.spec.cell.name}/1"
+    (best,) = [step for step in CheckpointStore(storage, "k").steps() if _is_best(storage, step)][-1:]
+    kept = json.loads((download(job.settings.tracking, uri, tmp_path / "here") / "text").read_text())
+    assert kept["step"] == best
+
+
+def test_models_may_be_left_out(tmp_path: Path) -> None:
+    workload = PackagingWorkload({"val/mIoU": 60.0})
+    job = dataclasses.replace(_assignment(tmp_path, workload), models=False)
+    assert _work(workload, job, tmp_path)["end"] == "finished"
+    tracker = Tracker(job.settings.tracking, "bench", artifacts=job.settings.artifacts)
+    assert "checkpoints/best/state.json" in tracker.artifact_names(job.run_id)
+    assert not tracker.artifact_names(job.run_id, "model")
+    assert MODEL_TAG not in tracker.tags(job.run_id)
+
+
+def _is_best(storage: Storage, step: int) -> bool:
+    return bool(json.loads(storage.read_bytes(f"trials/k/checkpoints/{step:08d}/manifest.json"))["best"])
