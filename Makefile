@@ -2,6 +2,7 @@
 # make test      the tests without those that need a GPU or minutes;   make lint   every static check
 # make chaos     what happens when things die: kills, outages, damage, with figures, also under test-results/chaos
 # make ui        the MLflow UI on the results of the last launch
+# make docs      the pages of docs/ as a site, build/docs/index.html;   make docs-run   every command of their first pages
 # make clean     remove what was built, and the data of demo and drill; results and .venv stay
 # make peer      mmsegmentation 1.2.2 in an environment of its own;   make peer-compare   the largest differences to it
 # make lock      write requirements.lock from .venv as it is
@@ -13,7 +14,7 @@ INSTALLED := $(VENV)/.installed
 PEER := .peer
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test chaos lint ui clean peer peer-compare lock
+.PHONY: help install demo test chaos lint ui docs docs-run clean peer peer-compare lock
 
 help:
 	@sed -n '/^$$/q; s/^# //p' Makefile
@@ -47,6 +48,13 @@ lint: install
 
 ui: install
 	$(BIN)/hrgrid ui
+
+docs: install
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --nitpicky --quiet -d build/doctrees docs build/docs
+	@echo "the site: build/docs/index.html"
+
+docs-run: install
+	$(BIN)/python -m tests.docs.run
 
 clean:
 	rm -rf build dist demo drill test-results *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
