@@ -6,6 +6,7 @@ import base64
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 import urllib.error
@@ -21,6 +22,7 @@ import pytest
 from numpy.typing import NDArray
 
 from hrnet.data.cards import card
+from hrnet.draw import overlay
 from hrnet.evaluation.inference import view_sizes
 from hrnet.serving import example_image, read_served_recipe
 from jobs._wiring import HrnetWorkload
@@ -229,6 +231,32 @@ def test_the_example_beside_the_model_is_a_request(server: str, registered: Regi
     (example,) = registered.folder.glob("artifacts/**/serving_input_example.json")
     (answer,) = ask(server, json.loads(example.read_text()))["predictions"]
     assert np.array_equal(decoded(answer["class_map"]), registered.predicted(street))
+
+
+def test_the_clients_in_the_documentation(server: str, registered: Registered, street: Path) -> None:
+    page = (
+        (Path(__file__).resolve().parents[2] / "docs" / "serving.md").read_text().replace("127.0.0.1:5001", server[7:])
+    )
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    (curl,) = [text for language, text in blocks if not language and "curl" in text]
+    done = subprocess.run(
+        ["bash", "-c", curl.replace("street.jpg", street.name)], cwd=street.parent, capture_output=True, text=True,
+        check=True,
+    )  # fmt: skip
+    (answer,) = json.loads(done.stdout)["predictions"]
+    predicted = registered.predicted(street)
+    assert np.array_equal(decoded(answer["class_map"]), predicted)
+    (client,) = [text for language, text in blocks if language == "python" and "urllib" in text]
+    drawn = registered.folder / "drawn.png"
+    done = subprocess.run(
+        [sys.executable, "-c", client, str(street), str(drawn)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[0].split() == [
+        f"{answer['classes'][0]['share']:.2%}",
+        answer["classes"][0]["name"],
+    ]
+    wanted = overlay(read(street), predicted, card("cityscapes").palette)
+    assert np.abs(read(drawn).astype(int) - wanted).max() <= 1
 
 
 def test_python_loads_it_with_the_code_that_the_model_brings(
