@@ -103,7 +103,8 @@ def run(args: argparse.Namespace) -> int:
         return 0
     for fact in facts[:_TOLD]:
         shown = ", ".join(f"{name} {share:.0%}" for name, share in fact["largest"].items())
-        print(f"{fact.get('image') or fact['video']}: {shown} -> {fact['overlay']}")
+        length = f"{fact['frames']} frames, " if "frames" in fact else ""
+        print(f"{fact.get('image') or fact['video']}: {length}{shown} -> {fact['overlay']}")
     if len(facts) > _TOLD:
         print(f"... and {len(facts) - _TOLD} more in {args.to}")
     return 0

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from orchestrator.errors import UsageError, reason_of
-from orchestrator.runstore import absolute_uri, probe, shown
+from orchestrator.runstore import absolute_uri, is_missing, probe, shown
 from orchestrator.settings import Settings
 from orchestrator.tracking import KEY_TAG, Tracker, denial, open_client, refused
 from orchestrator.workload import Json, Packaged, Spec, Workload
@@ -110,12 +110,14 @@ def download(tracking: str, uri: str, folder: Path) -> Path:
     """
     store = absolute_uri(tracking)
     probe(store)
-    import yaml
-    from mlflow.artifacts import download_artifacts
-
     named = _MODEL_URI.fullmatch(uri)
     if named is None:
         raise UsageError(f"{uri!r} names no model; give models:/NAME/VERSION or models:/NAME@{BEST}")
+    if is_missing(store):  # MLflow would make it
+        raise UsageError(f"there is no MLflow store {shown(store)} to take {uri} from; give another --tracking")
+    import yaml
+    from mlflow.artifacts import download_artifacts
+
     name, alias, version = named["name"], named["alias"], named["version"]
     try:
         client = open_client(store)

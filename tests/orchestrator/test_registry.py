@@ -175,6 +175,12 @@ def test_a_model_that_is_not_there(place: Place, uri: str, tmp_path: Path) -> No
     assert "\n" not in str(caught.value)
 
 
+def test_a_store_that_is_not_there_is_not_made(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no MLflow store"):
+        download(f"sqlite:///{tmp_path}/mlflow.db", f"models:/{NAME}@best", tmp_path / "here")
+    assert not list(tmp_path.iterdir())
+
+
 def test_names_are_legal_and_say_the_benchmark() -> None:
     assert model_name("hrnet", "fcn_hr18_4xb2-40k_cityscapes-512x1024") == (
         "hrnet.fcn_hr18_4xb2-40k_cityscapes-512x1024"
