@@ -3,6 +3,9 @@
 MLflow 3 greets a new browser with its tools for language models, a panel to chat in and a notice of telemetry, which
 is switched off here. There is no setting for it but the browser's own memory, so the page fills that, once: what a
 user chooses afterwards stays.
+
+The seven megabytes of scripts that a page needs are sent here, too: through Flask, as MLflow sends them, they take
+0.3 to 0.4 seconds longer.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 __all__ = ["APP", "create_app", "installed"]
 
@@ -38,18 +42,39 @@ def installed() -> bool:
 
 
 def create_app() -> FastAPI:
-    """Return MLflow's application, with the page of its UI made here."""
+    """Return MLflow's application, with the page of its UI and the scripts of that sent by this module."""
     from fastapi.responses import HTMLResponse
     from mlflow.server import app as pages
     from mlflow.server import fastapi_app
-    from starlette.routing import Route
+    from starlette.routing import Mount, Route
+    from starlette.staticfiles import StaticFiles
 
     app: FastAPI = fastapi_app.app
-    content = with_first_choices(Path(str(pages.static_folder), "index.html").read_text())
+    folder = Path(str(pages.static_folder))
     # A browser that kept the page would not notice that a newer one is installed.
-    answer = HTMLResponse(content, headers={"Cache-Control": "no-cache"})
-    app.router.routes.insert(0, Route("/", lambda request: answer))
+    answer = HTMLResponse(
+        with_first_choices((folder / "index.html").read_text()), headers={"Cache-Control": "no-cache"}
+    )
+    app.router.routes[:0] = [
+        Route("/", lambda request: answer),
+        Mount("/static-files", _Kept(StaticFiles(directory=folder))),
+    ]
     return app
+
+
+class _Kept:
+    """Lets browsers keep files, as MLflow does, whose names change with their content."""
+
+    def __init__(self, files: ASGIApp) -> None:
+        self._files = files
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_kept(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (b"cache-control", b"max-age=2419200")]
+            await send(message)
+
+        await self._files(scope, receive, send_kept)
 
 
 def with_first_choices(page: str) -> str:
