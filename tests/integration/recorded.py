@@ -40,7 +40,7 @@ def curves(trial: PlannedTrial, score: float, steps: Sequence[int]) -> Iterator[
     for step in steps:
         share = step / total
         noise = math.sin(step * 12.9898) / 40
-        loss = 0.15 + 1.8 * math.exp(-8 * share) + noise
+        loss = 0.15 + (100 - score) / 20 * math.exp(-8 * share) + noise
         yield step, {
             "train/loss": loss, "train/lr": rate * max(1 - share, 0.0) ** 0.9, "train/acc": 95 - 20 * loss,
             "train/data_wait": 0.02 + abs(noise), "train/images_per_s": 31.0 + 10 * noise, "train/memory_gb": 6.2,
