@@ -31,6 +31,8 @@ NOT_RUN: Mapping[str, str] = {
     "docs/planning.md": "needs the real data sets; tests/jobs/test_plan.py plans drawn ones",
     "docs/failures.md": "needs the real data sets; tests/integration/test_search.py runs a search",
     "docs/doctor.md": "needs a cluster with S3 and MLflow; the README's `hrgrid submit -f doctor` is run",
+    "docs/serving.md": "needs a trained network and a server in the foreground; "
+    "tests/integration/test_model_serving.py has both and runs the page's clients",
     "CONTRIBUTING.md": "make test would run itself",
 }
 """Page to why its commands are only held against the parsers (tests/architecture/test_docs.py)."""
