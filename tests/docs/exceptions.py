@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-WEIGHTS = "download.openmmlab.com"
+WEIGHTS = "there is no weights file"
 
 ENDS_OTHERWISE: Mapping[str, tuple[int, str]] = {
     "hrgrid evaluate fcn_hr18_4xb2-40k_cityscapes-512x1024 --weights published": (2, WEIGHTS),
-    "hrgrid plan --dataset cityscapes --data prepared": (2, WEIGHTS),
+    "hrgrid plan --dataset cityscapes --data prepared": (2, "9 blocked"),
     "hrgrid launch --dataset cityscapes --data prepared": (2, WEIGHTS),
     "hrgrid submit -f doctor": (1, WEIGHTS),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import secrets
 import shutil
@@ -94,6 +95,7 @@ class Stage:
 
     def start_cluster(self) -> None:
         """Start an S3 API, an MLflow server and a Ray head with a token, and name them in the environment."""
+        logging.getLogger("werkzeug").setLevel(logging.ERROR)
         self._s3 = AtomicS3()
         (self.folder / "server").mkdir()
         self._server = Server(self.folder / "server")
