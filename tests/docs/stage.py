@@ -22,6 +22,18 @@ from tests.orchestrator.s3 import AtomicS3
 BUCKET = "bucket"
 
 
+def install(checkout: Path) -> None:
+    """Make a checkout's .venv with the packages of this interpreter, and its own code in place of any other."""
+    home = checkout / ".venv"
+    venv.create(home, symlinks=True)
+    packages = next(home.glob("lib/python*/site-packages"))
+    (packages / "shared.pth").write_text(f"{checkout}\n{sysconfig.get_path('purelib')}\n")
+    script = home / "bin" / "hrgrid"
+    script.write_text(f"#!{home}/bin/python\nimport sys\n\nfrom jobs.cli import main\n\nsys.exit(main())\n")
+    script.chmod(0o755)
+    (home / ".installed").touch()
+
+
 class Stage:
     """A copy of the checkout as a newcomer has it after `make install`, and services that are started when needed."""
 
@@ -29,7 +41,7 @@ class Stage:
         self.folder = folder
         self.checkout = folder / "hrgrid"
         self._copy()
-        self._install()
+        install(self.checkout)
         (folder / "no-weights").mkdir()
         self.environment = self._clean_environment()
         self._told = set(self.environment)
@@ -50,17 +62,6 @@ class Stage:
                 target = self.checkout / name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(ROOT / name, target)
-
-    def _install(self) -> None:
-        """Make .venv with the packages of this interpreter, and the checkout's own code in place of any other."""
-        home = self.checkout / ".venv"
-        venv.create(home, symlinks=True)
-        packages = next(home.glob("lib/python*/site-packages"))
-        (packages / "shared.pth").write_text(f"{self.checkout}\n{sysconfig.get_path('purelib')}\n")
-        script = home / "bin" / "hrgrid"
-        script.write_text(f"#!{home}/bin/python\nimport sys\n\nfrom jobs.cli import main\n\nsys.exit(main())\n")
-        script.chmod(0o755)
-        (home / ".installed").touch()
 
     def _clean_environment(self) -> dict[str, str]:
         """The user's environment without settings of hrgrid, Ray, MLflow and AWS, and a home of its own."""
