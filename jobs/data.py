@@ -134,7 +134,7 @@ def prepare(args: argparse.Namespace) -> int:
     for note in done.notes:
         print(f"note: {note}")
     uri, data = shlex.quote(done.uri), shlex.quote(args.to)
-    print(f"next: hrgrid data check {uri}, then hrgrid plan --dataset {done.card.name} --data {data}")
+    print(f"next: hrgrid data check {uri}   hrgrid plan --dataset {done.card.name} --data {data}")
     return 0
 
 
@@ -168,6 +168,8 @@ def check(args: argparse.Namespace) -> int:
         print(json.dumps(report.to_dict(), indent=1))
     else:
         _print_check(report)
+        if report.ok:
+            print(f"next: hrgrid data preview {shlex.quote(args.data)}")
     return 0 if report.ok else MISUSED
 
 

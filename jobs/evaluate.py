@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -91,6 +92,8 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps({**facts, "loaded": loaded.summary().splitlines()}, indent=1))
     else:
         _print(metrics, iou, published, verdict)
+        if args.weights == PUBLISHED and verdict is not None and verdict.right:
+            print(f"next: hrgrid plan --dataset {recipe.dataset} --data {shlex.quote(args.data)}")
     return 0 if verdict is None or verdict.right else FAILED
 
 

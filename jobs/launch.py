@@ -116,6 +116,7 @@ def _carry_out_all(args: argparse.Namespace, made: Draft) -> list[TrialOutcome]:
 
 def _carry_out(args: argparse.Namespace, made: Draft) -> Sequence[TrialOutcome]:
     from jobs._live import Board
+    from jobs._plantable import trial_name
     from orchestrator import provenance
     from orchestrator.companion import keep_reference
     from orchestrator.scheduler import run_plan
@@ -138,7 +139,10 @@ def _carry_out(args: argparse.Namespace, made: Draft) -> Sequence[TrialOutcome]:
         models=args.models,
     )
     try:
-        with Board(made.plan.trials) as board:
+        trials = made.plan.trials
+        names = {trial.key: trial_name(trial) for trial in trials}
+        work = {trial.key: trial.estimate.work * trial.estimate.iterations for trial in trials}
+        with Board(names, work=work) as board:
             return run_plan(made.workload, made.plan, made.settings, board.update, options, _say)
     except KeyboardInterrupt:
         print("\nstopped; the same command continues where this one ended", flush=True)

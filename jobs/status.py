@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
+import shlex
 import sys
+import time
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jobs._browse import mlflow_line
 from jobs._command import main_of
@@ -20,6 +23,12 @@ from orchestrator.ledger import Entry, Ledger, TrialRecord
 from orchestrator.settings import Settings
 from orchestrator.storage import Storage
 
+if TYPE_CHECKING:
+    from orchestrator.watching import TrialProgress
+
+WATCH_SECONDS = 2.0
+"""Between two looks at the storage."""
+
 _ENDED_EARLY = ("failed", "stopped")
 
 HELP = "Say where every cell of a benchmark is: its state, step, scores and MLflow run."
@@ -29,6 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Which storage and benchmark."""
     add_storage(parser)
     add_name(parser, default="all of the storage")
+    parser.add_argument(
+        "-w", "--watch", action="store_true", help="go on showing it until every cell has ended; Ctrl-C ends it, too"
+    )
     add_json(parser)
 
 
@@ -36,8 +48,13 @@ def run(args: argparse.Namespace) -> int:
     """Print the state of every cell."""
     places = settings(args)
     ledger = Ledger(Storage(places.storage))
+    names = _names(ledger, places, args.name)
+    if args.watch:
+        if args.json:
+            raise UsageError("--watch is for people and --json for programs: give one of them")
+        _watch(ledger, names)
     found = []
-    for name in _names(ledger, places, args.name):
+    for name in names:
         entries = ledger.benchmark(name)
         records = ledger.trials(entry.key for entry in entries)
         found.append((name, [_facts(entry, records[entry.key]) for entry in entries]))
@@ -49,7 +66,53 @@ def run(args: argparse.Namespace) -> int:
         _print(name, cells)
         if line := mlflow_line(dataclasses.replace(places, benchmark=name)):
             print(f"{line}\n")
+    _print_next(places, [cell for _, cells in found for cell in cells])
     return 0
+
+
+def _watch(ledger: Ledger, names: Sequence[str]) -> None:
+    """Show the cells until all have ended, or Ctrl-C."""
+    from jobs._live import Board
+
+    def titles() -> dict[str, str]:
+        entries = [entry for name in names for entry in ledger.benchmark(name)]
+        records = ledger.trials(entry.key for entry in entries)
+        return {entry.key: _label(_facts(entry, records[entry.key])) for entry in entries}
+
+    shown = titles()
+    with contextlib.suppress(KeyboardInterrupt), Board(shown) as board:
+        while True:
+            seen = [_seen(key, record) for key, record in ledger.trials(shown).items()]
+            board.update(seen)
+            if not any(each.state in ("running", "waiting", "interrupted") for each in seen):
+                break
+            time.sleep(WATCH_SECONDS)
+            shown |= titles()  # a launch may have added some
+            board.rename(shown)
+    print()
+
+
+def _seen(key: str, record: TrialRecord) -> TrialProgress:
+    """A trial as a board shows it: by its state in the ledger, whichever launch it is of."""
+    from orchestrator.watching import trial_progress
+
+    ended = record.state in ("finished", "failed", "stopped")
+    found = trial_progress(key, "", record.progress or {}, record.result if ended else None)
+    state = "waiting" if record.state == "new" else record.state
+    return dataclasses.replace(found, state=state, phase=found.phase if state == "running" else "")
+
+
+def _print_next(places: Settings, cells: Sequence[dict[str, Any]]) -> None:
+    """Say what can be done now."""
+    states = {cell["state"] for cell in cells}
+    storage = shlex.quote(places.storage)
+    words = [f"hrgrid status --watch --storage {storage}"] if "running" in states else []
+    words += [f"hrgrid report --storage {storage}"] if "finished" in states else []
+    words += [f"hrgrid ui --storage {storage}"] if places.tracking.startswith("sqlite") else []
+    if states & {"interrupted", "failed", "stopped"}:
+        print("interrupted, failed and stopped cells go on when the same launch is given again")
+    if words:
+        print(f"next: {'   '.join(words)}")
 
 
 def _names(ledger: Ledger, places: Settings, asked: str | None) -> list[str]:

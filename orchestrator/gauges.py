@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from orchestrator.raystart import LOCAL
 
 if TYPE_CHECKING:
-    from orchestrator.scheduler import TrialProgress
+    from orchestrator.watching import TrialProgress
 
 __all__ = ["OF_TRIALS", "gauge_name", "shown"]
 

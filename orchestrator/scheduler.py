@@ -9,13 +9,12 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from orchestrator.admission import admission
 from orchestrator.dispatch import Dispatch
-from orchestrator.errors import ClusterError, StorageError
+from orchestrator.errors import ClusterError
 from orchestrator.failures import classify
 from orchestrator.gauges import shown
 from orchestrator.halving import asha, validations_told
@@ -31,41 +30,15 @@ from orchestrator.settings import Settings
 from orchestrator.stopping import stop_with_checkpoints, undisturbed, until_interrupted
 from orchestrator.storage import Storage
 from orchestrator.trainer import RunOptions, TrialOutcome, close_trial, run_trial
+from orchestrator.watching import TrialProgress, Watch
 from orchestrator.workload import Json, Workload
 
-__all__ = ["TrialProgress", "run_plan"]
+__all__ = ["run_plan"]
 
 STOP_SECONDS: Final = 30.0
 """What Tune gets to stop all trials after Ctrl-C, before Ray itself is shut down."""
 
-_AT_WORK: Final = ("training", "evaluating", "evaluated")
-
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrialProgress:
-    """Where one trial of a running launch is."""
-
-    key: str
-    cell: str
-    state: str
-    """waiting, running, finished, failed, stopped, skipped or blocked."""
-    phase: str = ""
-    """Of a running trial: starting, training, evaluating or evaluated."""
-    step: int = 0
-    total: int = 0
-    metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    run_id: str | None = None
-    error: str | None = None
-    warning: str = ""
-    """One sentence while it is far below its reference."""
-    failure: str | None = None
-    advice: str | None = None
-    restarts: int = 0
-    """Of its gang, since its driver started."""
-    lost_seconds: float = 0.0
-    """What the restarts cost, see `ProgressWriter.resumed`."""
 
 
 def run_plan(
@@ -87,7 +60,7 @@ def run_plan(
     options = dataclasses.replace(options, owner=options.owner or process_identity())
     ledger = Ledger(Storage(settings.storage))
     ledger.add_benchmark(settings.benchmark, [_entry(trial) for trial in plan.trials])
-    watch = _Watch(ledger, plan, options)
+    watch = Watch(ledger, plan, options.owner)
     if plan.to_run:
         _run(workload, plan, settings, options, watch, on_update, tell)
     on_update(patiently("the launch", watch.read, say=_log.warning, seconds=options.storage_seconds))
@@ -99,99 +72,12 @@ def _entry(trial: PlannedTrial) -> Entry:
     return Entry(cell=spec.cell.name, key=trial.key, facets=dict(spec.cell.facets), seed=spec.seed)
 
 
-class _Watch:
-    """What the ledger says of the trials of one launch; a trial that has ended is not read again."""
-
-    def __init__(self, ledger: Ledger, plan: Plan, options: RunOptions) -> None:
-        self.ledger, self._plan, self._options = ledger, plan, options
-        keys = [trial.key for trial in plan.to_run]
-        self._earlier = dict(zip(keys, ledger.each(ledger.result, keys), strict=True))
-        self._ended: dict[str, TrialProgress] = {}
-        self._seen = [TrialProgress(key=t.key, cell=t.spec.cell.name, state="waiting") for t in plan.trials]
-        self.results: dict[str, Mapping[str, Json]] = {}
-
-    def look(self) -> list[TrialProgress]:
-        """Read all trials that have not ended; while the storage is away, which stops no training, as last seen."""
-        try:
-            self._seen = self.read()
-        except StorageError as error:
-            _log.info("the ledger cannot be read: %s", error)
-        return self._seen
-
-    def read(self) -> list[TrialProgress]:
-        """Read all trials that have not ended, at the same time; raises StorageError while the storage is away."""
-        with ThreadPoolExecutor(16) as pool:
-            return list(pool.map(self._one, self._plan.trials))
-
-    def begun(self) -> list[PlannedTrial]:
-        """The trials that this launch has begun and not ended."""
-        return [trial for trial in self._plan.to_run if self.progress(trial.key) and self.result(trial.key) is None]
-
-    def at_work(self) -> dict[str, int]:
-        """The trials whose gangs can be asked to stop, and their leases; one that is starting has nothing to save."""
-        progress = {trial.key: self.progress(trial.key) for trial in self.begun()}
-        return {key: int(found["lease"]) for key, found in progress.items() if found.get("phase") in _AT_WORK}
-
-    def progress(self, key: str) -> Mapping[str, Json]:
-        """The progress that this launch wrote, or nothing."""
-        progress = self.ledger.progress(key) or {}
-        return progress if progress.get("owner") == self._options.owner else {}
-
-    def result(self, key: str) -> Mapping[str, Json] | None:
-        """The result that this launch wrote, or None."""
-        result = self.ledger.result(key)
-        # Not told by clocks: the driver that wrote it may be on a machine with another one.
-        mine = result is not None and result.get("owner") == self._options.owner and result != self._earlier.get(key)
-        return result if mine else None
-
-    def finished(self, key: str) -> bool:
-        """Tell whether the trial is finished, whoever did it."""
-        return self.ledger.state(key) == "finished"
-
-    def is_unclosed(self, key: str) -> bool:
-        """Tell whether this launch began a trial, and neither wrote how it ended nor lost it to another launch."""
-        lease = self.ledger.leases.last(key)
-        mine = lease is not None and lease.owner == self._options.owner
-        return mine and bool(self.progress(key)) and not self.finished(key)
-
-    def _one(self, trial: PlannedTrial) -> TrialProgress:
-        key, cell = trial.key, trial.spec.cell.name
-        if key in self._ended:
-            return self._ended[key]
-        if not trial.runs:
-            state = "skipped" if trial.action == "skip" else "blocked"
-            self._ended[key] = TrialProgress(key=key, cell=cell, state=state, error=trial.reason)
-            return self._ended[key]
-        result, progress = self.result(key), self.progress(key)
-        if result is None and not progress:
-            return TrialProgress(key=key, cell=cell, state="waiting")
-        found = TrialProgress(
-            key=key,
-            cell=cell,
-            state="running" if result is None else str(result["state"]),
-            phase=str(progress.get("phase", "")) if result is None else "",
-            step=int(progress.get("step", 0)),
-            total=int(progress.get("total", 0)),
-            metrics=(progress if result is None else result).get("metrics") or {},
-            run_id=(progress if result is None else result).get("run_id"),
-            error=None if result is None else result.get("error"),
-            warning=str(progress.get("warning") or ""),
-            failure=None if result is None else result.get("failure"),
-            advice=None if result is None else result.get("advice"),
-            restarts=max(0, int(progress.get("attempt", 1)) - 1),
-            lost_seconds=float(progress.get("lost_seconds", 0.0)),
-        )
-        if result is not None:
-            self._ended[key], self.results[key] = found, result
-        return found
-
-
 def _run(
     workload: Workload,
     plan: Plan,
     settings: Settings,
     options: RunOptions,
-    watch: _Watch,
+    watch: Watch,
     on_update: Callable[[list[TrialProgress]], None],
     tell: Callable[[str], None],
 ) -> None:
@@ -416,7 +302,7 @@ def _close(
         _log.error("trial %s could not be closed: %s", trial.key, problem)
 
 
-def _tell_ends(watch: _Watch, trials: Sequence[PlannedTrial], tell: Callable[[str], None]) -> None:
+def _tell_ends(watch: Watch, trials: Sequence[PlannedTrial], tell: Callable[[str], None]) -> None:
     """Say of each trial that the stop has ended where the same command goes on with it."""
     for trial in trials:
         result = watch.results.get(trial.key)
@@ -424,7 +310,7 @@ def _tell_ends(watch: _Watch, trials: Sequence[PlannedTrial], tell: Callable[[st
             tell(f"{trial.spec.cell.name}: {result['advice']}")
 
 
-def _outcome(trial: PlannedTrial, watch: _Watch) -> TrialOutcome:
+def _outcome(trial: PlannedTrial, watch: Watch) -> TrialOutcome:
     key, cell = trial.key, trial.spec.cell.name
     if not trial.runs:
         return TrialOutcome(

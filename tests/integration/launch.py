@@ -20,10 +20,11 @@ from orchestrator.grid import expand, parse_overrides, select
 from orchestrator.ledger import Ledger
 from orchestrator.plan import ClusterShape, make_plan
 from orchestrator.reconcile import reconcile
-from orchestrator.scheduler import TrialProgress, run_plan
+from orchestrator.scheduler import run_plan
 from orchestrator.settings import make_settings
 from orchestrator.storage import Storage
 from orchestrator.trainer import RunOptions
+from orchestrator.watching import TrialProgress
 from orchestrator.workload import Spec
 from tests.orchestrator.fake import FakeEvent, FakeWorkload
 
