@@ -119,7 +119,7 @@ def test_45_cells_on_a_terminal_of_16_lines(wide: bool) -> None:
         assert told in text
     assert ("12.2" in text) == wide, "the numbers of a narrow terminal are those that matter"
     assert ("fcn_hr18s_4xb2-44k_cityscapes-512x1024" in text) == wide
-    assert "45 cells: 1 finished, 2 running, 41 waiting, 1 failed; 52 s so far, trainings" in text
+    assert "45 cells: 1 finished, 2 running, 41 waiting, 1 failed; 2 min so far, trainings" in text
 
 
 @pytest.mark.parametrize("name", ["NO_COLOR", "TERM"])
