@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 __all__ = [
     "Labelled",
     "colour_label",
+    "compact_comparison",
     "comparison",
     "confusion_picture",
     "contact_sheet",
@@ -84,18 +85,25 @@ def side_by_side(panels: Sequence[tuple[str, Image]], *, width: int = _PANEL) ->
 
 def comparison(image: Image, label: Image, predicted: Image, palette: Palette) -> bytes:
     """Return a PNG of image, label, prediction and errors side by side."""
+    return to_png(side_by_side(_compared(image, label, predicted, palette)))
+
+
+def compact_comparison(image: Image, label: Image, predicted: Image, palette: Palette, *, width: int = 320) -> bytes:
+    """Return a PNG of image and label over prediction and errors, panels of at most `width` pixels: one of many."""
+    panels = _compared(image, label, predicted, palette)
+    rows = [side_by_side(panels[:2], width=width), side_by_side(panels[2:], width=width)]
+    return to_png(np.vstack(rows))
+
+
+def _compared(image: Image, label: Image, predicted: Image, palette: Palette) -> list[tuple[str, Image]]:
     right = label[label != _IGNORE] == predicted[label != _IGNORE]
     share = f"errors ({100 * float(right.mean()):.1f} % right)" if right.size else "errors (all ignored)"
-    return to_png(
-        side_by_side(
-            [
-                ("image", image),
-                ("label", colour_label(label, palette)),
-                ("prediction", overlay(image, predicted, palette)),
-                (share, error_map(label, predicted)),
-            ]
-        )
-    )
+    return [
+        ("image", image),
+        ("label", colour_label(label, palette)),
+        ("prediction", overlay(image, predicted, palette)),
+        (share, error_map(label, predicted)),
+    ]
 
 
 def contact_sheet(

@@ -38,6 +38,9 @@ class Event:
     artifacts: Mapping[str, bytes] = field(default_factory=dict)
     """Relative path, such as `eval/confusion.png`, to file content. Filled on rank 0 only."""
 
+    pictures: Mapping[str, bytes] = field(default_factory=dict)
+    """For kind `validated`: name to PNG of what is looked at over the steps of a training. Filled on rank 0 only."""
+
     save: Callable[[Path], None] | None = None
     """For kind `checkpoint`: writes the complete state into a folder (rank 0 writes, valid until the next event)."""
 

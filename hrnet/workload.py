@@ -23,9 +23,10 @@ if TYPE_CHECKING:
     from hrnet.data.shards import Split
     from hrnet.training.gang import Gang
 
-__all__ = ["BACKWARD", "NUMERICS_VERSION", "canonical", "catalogue", "custom_cards", "evaluate_checkpoint",
-           "forward_gigamacs", "gigamacs", "memory_gb", "not_comparable", "pinned", "problems", "published_device",
-           "published_links", "published_metrics", "table_columns", "table_section", "train_recipe"]  # fmt: skip
+__all__ = ["BACKWARD", "COLUMNS", "NUMERICS_VERSION", "RESULTS", "canonical", "catalogue", "custom_cards",
+           "evaluate_checkpoint", "forward_gigamacs", "gigamacs", "memory_gb", "not_comparable", "pinned", "problems",
+           "published_device", "published_links", "published_metrics", "splits", "table_columns", "table_section",
+           "train_recipe"]  # fmt: skip
 
 NUMERICS_VERSION = "1"
 """Raised by hand whenever a change makes an unchanged recipe give other numbers; part of every trial's key.
@@ -39,6 +40,15 @@ _GMACS = {"w18-small": 19.5, "w18": 37.3, "w48": 187.9}
 _GIGABYTES = {"w18-small": 0.833, "w18": 1.477, "w48": 3.249}
 BACKWARD = 3.0
 """A training step costs the forward pass once and the backward pass about twice."""
+
+RESULTS = {
+    "per-class IoU": "eval/per_class.table.json", "confusion matrix": "eval/confusion.png",
+    "overlays": "eval/overlays", "best": "eval/best", "worst": "eval/worst",
+}  # fmt: skip
+"""What to look at first of an evaluation, and its path among the artifacts of `evaluate_checkpoint`."""
+
+COLUMNS = {"name": "string", "image": "binary", "label": "binary", "height": "long", "width": "long"}
+"""What a row of a shard holds; image and label are encoded files."""
 
 _SPEED_SECONDS = {"cpu": 20.0, "cuda": 120.0}
 """Type of device to the time after which a trial times no further image."""
@@ -160,6 +170,25 @@ def problems(recipe: Recipe, data: str) -> list[tuple[str, str]]:
     return found
 
 
+def splits(data: str) -> list[tuple[str, str, dict[str, object]]]:
+    """Name, split and counts of each part of a prepared data set."""
+    from hrnet.data.shards import open_dataset
+
+    dataset = open_dataset(data)
+    card, found = dataset.card, []
+    for split in dataset.splits:
+        counts = dataset.manifest["splits"][split]
+        labelled = max(1, sum(counts["class_pixels"]))
+        shares = {
+            name: round(100 * pixels / labelled, 3)
+            for name, pixels in zip(card.classes, counts["class_pixels"], strict=True)
+        }
+        ignored = round(100 * counts["ignored_pixels"] / (labelled + counts["ignored_pixels"]), 3)
+        known = {"images": counts["images"], "classes": card.num_classes, "ignored pixels, percent": ignored}
+        found.append((f"{card.name} {split}", split, {**known, "class pixels, percent": shares}))
+    return found
+
+
 def train_recipe(
     recipe: Recipe, data: str, *, seed: int, resume: Path | None, cpus: int
 ) -> Generator[Event, str | None, None]:
@@ -194,7 +223,7 @@ def evaluate_checkpoint(recipe: Recipe, data: str, checkpoint: Path, *, cpus: in
     from hrnet import speed
     from hrnet.data.shards import open_dataset
     from hrnet.evaluation.confusion import ConfusionMatrix
-    from hrnet.evaluation.run import evaluate_split, score_artifacts, score_metrics
+    from hrnet.evaluation.run import evaluate_split, score_artifacts, score_metrics, val_images
     from hrnet.memory import evaluation_remedies, memory_explained
     from hrnet.model.segmentor import build_model
     from hrnet.training.gang import Gang
@@ -213,8 +242,10 @@ def evaluate_checkpoint(recipe: Recipe, data: str, checkpoint: Path, *, cpus: in
         if progress.confusion is not None and progress.validated == progress.step and same:
             matrix = ConfusionMatrix(recipe.num_classes)
             matrix.load_state(progress.confusion)
+            per_image = progress.per_image
         else:
-            matrix = yield from evaluate_split(model, split, recipe, gang)
+            per_image = torch.zeros(val_images(split, recipe), dtype=torch.float64)
+            matrix = yield from evaluate_split(model, split, recipe, gang, per_image=per_image)
     metrics = score_metrics(matrix.scores())
     if recipe.ms_flip:
         views = f"{recipe.name}: the multi-scale evaluation"
@@ -226,7 +257,7 @@ def evaluate_checkpoint(recipe: Recipe, data: str, checkpoint: Path, *, cpus: in
     artifacts: dict[str, bytes] = {}
     if gang.rank == 0:
         with memory_explained(gang.device, f"{recipe.name}: the pictures and speed", evaluation_remedies(recipe)):
-            artifacts |= score_artifacts(model, split, recipe, dataset.card, matrix, gang.device)
+            artifacts |= score_artifacts(model, split, recipe, dataset.card, matrix, gang.device, per_image)
             fps, figures = _speed(model, split, recipe, gang, metrics.get("speed/train_mem_gb"))
         metrics, artifacts = metrics | fps, artifacts | figures
     yield Event(kind="validated", step=progress.step, total=recipe.max_iters, metrics=metrics, artifacts=artifacts)

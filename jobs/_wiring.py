@@ -11,7 +11,7 @@ from typing import ClassVar
 from hrnet import workload as science
 from hrnet.catalogue import FREE_FIELDS, Recipe
 from hrnet.events import Event
-from orchestrator.workload import Cell, Estimate, Facts, Packaged, Problem, Spec
+from orchestrator.workload import Cell, Estimate, Facts, Input, Packaged, Problem, Spec
 
 __all__ = ["HrnetWorkload"]
 
@@ -114,6 +114,13 @@ class HrnetWorkload:
         """Address of the training log that the published table names for the cell, or None."""
         return science.published_links(cell.name).get("log")
 
+    def inputs(self, spec: Spec) -> Sequence[Input]:
+        """The splits of the prepared data set; a DataError."""
+        return [
+            Input(name=name, context=split, profile=profile, columns=science.COLUMNS)
+            for name, split, profile in science.splits(spec.data)
+        ]
+
     def facts(self, cell: Cell) -> Facts:
         """What the published table says of the cell's recipe beside its numbers."""
         recipe = _catalogue(self.data).get(cell.name)
@@ -123,6 +130,7 @@ class HrnetWorkload:
             columns=science.table_columns(width, schedule, None if recipe is None else recipe.crop),
             device=science.published_device(cell.name),
             links=science.published_links(cell.name),
+            results=science.RESULTS,
         )
 
 

@@ -218,6 +218,8 @@ def _print_samples(made: Draft) -> None:
 def _summarise(made: Draft, report: Report) -> None:
     """Keep the leaderboard in MLflow, too."""
     from jobs._reporting import FORMATS
+    from orchestrator.describe import benchmark_note
+    from orchestrator.notes import write_note
     from orchestrator.tracking import Tracker
     from orchestrator.views import NOTE_TAG, description
 
@@ -226,11 +228,12 @@ def _summarise(made: Draft, report: Report) -> None:
     counts = {f"cells/{verdict.replace(' ', '_')}": float(count) for verdict, count in report.counts.items()}
     tracker = Tracker(places.tracking, places.benchmark, artifacts=places.artifacts)
     tracker.check()
-    tracker.log_summary(places.benchmark, files, counts)
+    run_id = tracker.log_summary(places.benchmark, files, counts)
     where = f"{places.storage}/reports/{places.benchmark}/report.html"
     verdicts = {str(verdict): count for verdict, count in report.counts.items()}
     text = description(places.benchmark, verdicts, experiment_id=tracker.experiment_id, report=where)
     tracker.tag_experiment({NOTE_TAG: text})
+    write_note(tracker, run_id, benchmark_note(report, where))
 
 
 @contextmanager

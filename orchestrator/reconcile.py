@@ -253,11 +253,16 @@ class _Work:
         return time.time() - max([run.start_ms, *signs]) / 1e3 > SILENT_SECONDS
 
     def _end(self, run_id: str, reason: str) -> None:
+        from orchestrator.describe import restated
         from orchestrator.tracking import REASON_TAG
+        from orchestrator.views import NOTE_TAG
 
         tracker = self.tracker
-        if tracker.client.get_run(run_id).info.status == "RUNNING":
-            tracker.set_tags(run_id, {REASON_TAG: reason, "hrgrid.verdict": "interrupted"})
+        run = tracker.client.get_run(run_id)
+        if run.info.status == "RUNNING":
+            note = run.data.tags.get(NOTE_TAG)
+            notes = {} if note is None else {NOTE_TAG: restated(note, "interrupted", reason)}
+            tracker.set_tags(run_id, {REASON_TAG: reason, "hrgrid.verdict": "interrupted", **notes})
             tracker.client.set_terminated(run_id, status="KILLED")
 
     def _repair(

@@ -18,7 +18,11 @@ from pathlib import Path
 from typing import Final, Literal
 
 from orchestrator.checkpoints import CheckpointStore
+from orchestrator.describe import trial_note
 from orchestrator.errors import TrackingError, reason_of
+from orchestrator.inputs import log_inputs
+from orchestrator.ledger import State
+from orchestrator.notes import write_note
 from orchestrator.plan import PlannedTrial
 from orchestrator.points import left_behind, spool_folder
 from orchestrator.registry import note_verdict, register
@@ -62,6 +66,9 @@ class Ending:
     tags: Mapping[str, str]
     """The verdict, and the error if there is one."""
 
+    note: str = ""
+    """The run's description; empty in results of launches that wrote none."""
+
     @classmethod
     def of(cls, result: Mapping[str, Json]) -> Ending:
         """Return the ending that a trial's result document carries, or what can be told of one without."""
@@ -79,6 +86,7 @@ class Ending:
 
 def open_run(
     tracker: Tracker,
+    workload: Workload,
     planned: PlannedTrial,
     settings: Settings,
     provenance: Mapping[str, Json],
@@ -86,7 +94,10 @@ def open_run(
     *,
     contested: bool = True,
 ) -> str:
-    """Return the id of the trial's run, RUNNING, with its tags, params, recipe and origin; found before it is made.
+    """Return the id of the trial's run, RUNNING, with all that is known from the start; found before it is made.
+
+    That is tags, params, description, recipe, origin, data and published numbers, as lines from the first step to the
+    last.
 
     `patch`: how the code differs from the commit that `provenance` names. `contested`: another launch may be making
     the same run now, see `Tracker.start_run`.
@@ -101,6 +112,15 @@ def open_run(
         document = {"cell": spec.cell.name, "seed": spec.seed, "settings": _plain(spec.settings)}
         tracker.log_artifact(run_id, yaml.safe_dump(document, sort_keys=False), "config/recipe.yaml")
     _log_origin(tracker, run_id, planned, provenance, patch)
+    write_note(tracker, run_id, _note(workload, planned, settings, provenance, _trial(planned, "running")))
+    for step in (0, planned.estimate.iterations):
+        tracker.log_metrics(run_id, _published(workload, planned), step)
+    try:
+        inputs = workload.inputs(spec)
+    except Exception as error:  # whatever the data's location raises; the workers will say so, too
+        _log.warning("trial %s: its data cannot be described: %s", planned.key, reason_of(error))
+        return run_id
+    log_inputs(tracker, run_id, spec, inputs)
     return run_id
 
 
@@ -126,23 +146,36 @@ def _log_origin(
 
 
 def ending_of(
-    workload: Workload, planned: PlannedTrial, state: EndState, metrics: Mapping[str, float], error: str | None
+    workload: Workload,
+    planned: PlannedTrial,
+    settings: Settings,
+    provenance: Mapping[str, Json],
+    state: EndState,
+    metrics: Mapping[str, float],
+    error: str | None = None,
+    advice: str | None = None,
 ) -> Ending:
-    """Return what the run of a trial that ended in `state` is told."""
-    tags = {"hrgrid.verdict": _verdict(workload, planned, state, metrics)}
+    """Return what the run of a trial that ended in `state` is told; `error` and `advice` are of one that failed."""
+    trial = _trial(planned, state, metrics, error)
+    published = workload.published(planned.spec.cell) or {}
+    tags: dict[str, str] = {"hrgrid.verdict": trial.verdict(published)}
     if error:
         tags["hrgrid.error"] = error.splitlines()[0]
+    gap = trial.gap(published)
+    gaps = {} if gap is None else {"published/gap": gap}
     return Ending(
         status=_STATUS[state],
         step=planned.estimate.iterations,
         # Of a training that did not end the last curve points are no scores, and their step is another.
-        metrics={**metrics, **_published(workload, planned, state, metrics)} if state == "finished" else {},
+        metrics={**metrics, **_published(workload, planned), **gaps} if state == "finished" else {},
         tags=tags,
+        note=_note(workload, planned, settings, provenance, trial, advice),
     )
 
 
 def wait_for_run(
     tracker: Tracker,
+    workload: Workload,
     planned: PlannedTrial,
     settings: Settings,
     provenance: Mapping[str, Json],
@@ -165,7 +198,7 @@ def wait_for_run(
             problem = str(error)
         else:
             try:
-                run_id = open_run(tracker, planned, settings, provenance, patch, contested=contested)
+                run_id = open_run(tracker, workload, planned, settings, provenance, patch, contested=contested)
                 return run_id, tracker.start_ms(run_id)
             except TrackingError:
                 raise
@@ -193,6 +226,8 @@ def close_run(tracker: Tracker, run_id: str, key: str, ending: Ending, storage: 
     deliver(tracker, run_id, key, storage)
     if "hrgrid.verdict" in ending.tags:
         note_verdict(tracker, run_id, ending.tags["hrgrid.verdict"])
+    if ending.note:
+        write_note(tracker, run_id, ending.note)
     tracker.finish(run_id, ending.status, metrics=ending.metrics, step=ending.step, tags=ending.tags)
 
 
@@ -218,6 +253,7 @@ def deliver(tracker: Tracker, run_id: str, key: str, storage: Storage) -> None:
     with tempfile.TemporaryDirectory(prefix="hrgrid-deliver-") as folder:
         if waiting.model(Path(folder) / "model"):
             register(tracker, run_id, Path(folder) / "model")
+            write_note(tracker, run_id)  # which names the model now
             waiting.drop_model()
 
 
@@ -246,31 +282,40 @@ def _tags(planned: PlannedTrial, settings: Settings, provenance: Mapping[str, Js
     }
 
 
-def _verdict(workload: Workload, planned: PlannedTrial, state: EndState, metrics: Mapping[str, float]) -> str:
-    """The verdict that the report gives."""
+def _trial(
+    planned: PlannedTrial, state: State, metrics: Mapping[str, float] | None = None, error: str | None = None
+) -> Trial:
+    """A trial as the report judges it."""
     spec = planned.spec
-    trial = Trial(
+    return Trial(
         cell=spec.cell.name,
         key=planned.key,
+        seed=spec.seed,
         state=state,
-        metrics=metrics,
+        metrics=metrics or {},
         not_comparable=spec.not_comparable,
+        error=error,
+        sample=spec.sample,
     )
-    return trial.verdict(workload.published(spec.cell) or {})
 
 
-def _published(
-    workload: Workload, planned: PlannedTrial, state: EndState, metrics: Mapping[str, float]
-) -> dict[str, float]:
-    """Published numbers under `published/`, and how far the first of them that was measured too is away."""
-    known = workload.published(planned.spec.cell) if state == "finished" else None
-    if not known:
-        return {}
-    found = {f"published/{name.split('/')[-1]}": float(value) for name, value in known.items()}
-    measured = next((name for name in known if name in metrics), None)
-    if measured is not None:
-        found["published/gap"] = metrics[measured] - known[measured]
-    return found
+def _note(
+    workload: Workload,
+    planned: PlannedTrial,
+    settings: Settings,
+    provenance: Mapping[str, Json],
+    trial: Trial,
+    advice: str | None = None,
+) -> str:
+    cell = planned.spec.cell
+    published, facts = workload.published(cell) or {}, workload.facts(cell)
+    return trial_note(planned, settings, provenance, trial, published, facts, advice)
+
+
+def _published(workload: Workload, planned: PlannedTrial) -> dict[str, float]:
+    """Published numbers under `published/`."""
+    known = workload.published(planned.spec.cell) or {}
+    return {f"published/{name.split('/')[-1]}": float(value) for name, value in known.items()}
 
 
 def _plain(value: Json) -> Json:

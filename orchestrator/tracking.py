@@ -1,6 +1,7 @@
 """One MLflow run per trial key: found before it is made, with legal names, a true status and small artifacts.
 
-Importing MLflow takes about two seconds, so it happens inside functions; only this file and `recorder.py` do it.
+Importing MLflow takes about two seconds, so it happens inside functions; only this file, `recorder.py` and
+`inputs.py` do it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final, Literal
 
 from orchestrator.errors import TrackingError, reason_of
+from orchestrator.exhibits import exhibit_tags, is_exhibit
 from orchestrator.runstore import VALUE_LIMIT, absolute_uri, alone, legal_name, local_folder, probe, shown
 from orchestrator.views import experiment_tags
 
@@ -274,19 +276,25 @@ class Tracker:
         step: int = 0,
         tags: Mapping[str, str] | None = None,
     ) -> None:
-        """End a run with its true status; of `metrics` those are stored that the run does not hold at `step` yet."""
-        from mlflow.entities import Metric
-
-        run = self.client.get_run(run_id)
-        stamp = int(run.info.start_time) + step
-        stored = {metric.key: int(metric.step) for metric in run.data.to_proto().metrics}
-        new = {legal_name(name): float(value) for name, value in (metrics or {}).items()}
-        batch = [Metric(name, value, stamp, step) for name, value in new.items() if stored.get(name, -1) < step]
-        for begin in range(0, len(batch), METRICS_PER_BATCH):
-            self.client.log_batch(run_id, metrics=batch[begin : begin + METRICS_PER_BATCH])
+        """End a run with its true status, after `log_metrics`."""
+        self.log_metrics(run_id, metrics or {}, step)
         if tags:
             self.set_tags(run_id, tags)
         self.client.set_terminated(run_id, status=status)
+
+    def log_metrics(self, run_id: str, metrics: Mapping[str, float], step: int) -> None:
+        """Store those metrics of a step that the run does not hold at it, or after it, yet."""
+        from mlflow.entities import Metric
+
+        if not metrics:
+            return
+        run = self.client.get_run(run_id)
+        stamp = int(run.info.start_time) + step
+        stored = {metric.key: int(metric.step) for metric in run.data.to_proto().metrics}
+        new = {legal_name(name): float(value) for name, value in metrics.items()}
+        batch = [Metric(name, value, stamp, step) for name, value in new.items() if stored.get(name, -1) < step]
+        for begin in range(0, len(batch), METRICS_PER_BATCH):
+            self.client.log_batch(run_id, metrics=batch[begin : begin + METRICS_PER_BATCH])
 
     def log_artifact(self, run_id: str, content: bytes | str | Path, path: str) -> None:
         """Store bytes, text, a file or a whole folder as the artifact `path` (`eval/confusion.png`) of a run.
@@ -297,6 +305,8 @@ class Tracker:
             if not self._linked(run_id, content, path):
                 self.client.log_artifacts(run_id, str(content), path)
             return
+        if is_exhibit(path) and (tags := exhibit_tags(path, self.tags(run_id))):
+            self.set_tags(run_id, tags)
         target = PurePosixPath(path)
         folder = None if str(target.parent) == "." else str(target.parent)
         if isinstance(content, Path) and content.name == target.name:

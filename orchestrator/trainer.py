@@ -173,8 +173,9 @@ def _carried_out(
             waiting = _waiting(ledger, planned, options, lease)
             # Who holds the first lease of a trial has taken it over from nobody.
             run_id, start_ms = wait_for_run(
-                tracker, planned, settings, options.provenance, waiting, patch=options.patch, contested=lease > 1
-            )
+                tracker, workload, planned, settings, options.provenance, waiting, patch=options.patch,
+                contested=lease > 1,
+            )  # fmt: skip
     except TrackingError as problem:
         error, seconds = f"{cell}: {problem}", time.time() - began
         failed = dataclasses.replace(failed, error=error, failure="tracking", seconds=seconds)
@@ -298,7 +299,10 @@ def close_trial(
     }
     with _renewing(ledger, planned.key, options.owner, lease):
         if outcome.run_id is not None and outcome.state in ("finished", "failed", "stopped"):
-            ending = ending_of(workload, planned, outcome.state, outcome.metrics, outcome.error)
+            ending = ending_of(
+                workload, planned, settings, options.provenance, outcome.state, outcome.metrics, outcome.error,
+                outcome.advice,
+            )  # fmt: skip
             tags = {"hrgrid.failure": outcome.failure or "", "hrgrid.advice": outcome.advice or ""}
             ending = dataclasses.replace(ending, tags={**ending.tags, **tags})
             result["ending"] = ending.document()

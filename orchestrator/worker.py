@@ -17,6 +17,7 @@ from orchestrator.background import Courier
 from orchestrator.checkpoints import Checkpoint, CheckpointStore
 from orchestrator.companion import WARNING_TAG, open_companion
 from orchestrator.errors import LeaseLostError, StopAskedError, StorageError, reason_of
+from orchestrator.exhibits import picture_files
 from orchestrator.keeper import Keeper
 from orchestrator.last_words import keep_evidence, tell_of_hang
 from orchestrator.ledger import Ledger
@@ -211,7 +212,11 @@ class _Desk:
             self._send(f"logs/{name}", self._log.folder / name)
 
     def _send_artifacts(self, event: Event) -> None:
-        for path, content in event.artifacts.items():
+        files = dict(event.artifacts)
+        stamp = self._job.start_ms + event.step
+        for name, png in event.pictures.items():
+            files |= picture_files(name, png, run_id=self._job.run_id, step=event.step, timestamp_ms=stamp)
+        for path, content in files.items():
             self._send(path, content, otherwise=partial(self.undelivered.put_artifact, path, content))
 
     def _send(self, path: str, content: bytes | Path, *, otherwise: Callable[[], object] | None = None) -> None:

@@ -31,7 +31,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-__all__ = ["Cell", "Estimate", "Event", "Facts", "Json", "Packaged", "Problem", "Spec", "Workload"]
+__all__ = ["Cell", "Estimate", "Event", "Facts", "Input", "Json", "Packaged", "Problem", "Spec", "Workload"]
 
 Json = Any
 """A value that `json.dumps` takes: None, bool, int, float, str, or lists and string-keyed dicts of these."""
@@ -143,6 +143,26 @@ class Facts:
     links: Mapping[str, str] = field(default_factory=dict)
     """Name (for HRNet: config, checkpoint, log) to address."""
 
+    results: Mapping[str, str] = field(default_factory=dict)
+    """What to look at of a finished trial (for HRNet: confusion matrix, overlays) to its path among the artifacts."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Input:
+    """A part of the data that a trial is made from, as a person sees it in the tracking store."""
+
+    name: str
+    """Name of the data set, with the part's own if there are several."""
+
+    context: str
+    """What it is for, such as train or val."""
+
+    profile: Mapping[str, Json] = field(default_factory=dict)
+    """What is known of its content, such as numbers of images and classes."""
+
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """Name of a column to its type in MLflow's words, such as string, binary or long; empty where it has none."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Packaged:
@@ -200,7 +220,11 @@ class Event(Protocol):
 
     @property
     def artifacts(self) -> Mapping[str, bytes]:
-        """Relative path to file content; filled on rank 0."""
+        """Relative path to file content; filled on rank 0. `*.table.json` holds {columns: [...], data: [[...]]}."""
+
+    @property
+    def pictures(self) -> Mapping[str, bytes]:
+        """For kind validated: name to PNG of what people look at over the steps of a training; filled on rank 0."""
 
     @property
     def save(self) -> Callable[[Path], None] | None:
@@ -242,6 +266,9 @@ class Workload(Protocol):
 
     def published(self, cell: Cell) -> Mapping[str, float] | None:
         """Published metrics of the cell under the same names as `evaluate` gives, or None."""
+
+    def inputs(self, spec: Spec) -> Sequence[Input]:
+        """What is known of the spec's data; raises whatever keeps it from being read."""
 
     def facts(self, cell: Cell) -> Facts:
         """Everything else that the published table says of the cell; of one that the workload no longer has, what its

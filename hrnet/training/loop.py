@@ -19,7 +19,8 @@ from hrnet.data.loader import Batch, train_batches
 from hrnet.data.shards import PreparedDataset
 from hrnet.data.transforms import normalise
 from hrnet.errors import TrainingError
-from hrnet.evaluation.run import evaluate_split, score_metrics
+from hrnet.evaluation.pictures import is_pictured, progress_pictures
+from hrnet.evaluation.run import evaluate_split, score_metrics, val_images
 from hrnet.events import Event, Kind
 from hrnet.memory import evaluation_remedies, memory_explained, training_remedies
 from hrnet.model.norm import synchronise_batch_norm
@@ -240,14 +241,20 @@ class _Run:
     def _validate(self) -> Answered[float]:
         """Evaluate the val split; yields signs of life and one `validated` event, returns the mIoU in percent."""
         self._note_memory()
-        evaluation = evaluate_split(self.model, self.data.split("val"), self.recipe, self.gang)
-        doing = f"{self.recipe.name}: the validation after iteration {self.progress.step}"
-        with memory_explained(self.gang.device, doing, evaluation_remedies(self.recipe)):
+        recipe, progress, split, pictures = self.recipe, self.progress, self.data.split("val"), {}
+        count = val_images(split, recipe)
+        per_image = torch.zeros(count, dtype=torch.float64)
+        evaluation = evaluate_split(self.model, split, recipe, self.gang, per_image=per_image)
+        doing = f"{recipe.name}: the validation after iteration {progress.step}"
+        with memory_explained(self.gang.device, doing, evaluation_remedies(recipe)):
             matrix = yield from self._followed(evaluation)
+            if self.gang.rank == 0 and is_pictured(progress.step, recipe):
+                pictures = progress_pictures(self.model, split, count, recipe, self.data.card, self.gang.device)
         scores = matrix.scores()
         self._restart_memory()
-        self.progress.validated, self.progress.confusion = self.progress.step, matrix.state()
-        yield from self._tell(self._event("validated", score_metrics(scores)))
+        progress.validated, progress.confusion, progress.per_image = progress.step, matrix.state(), per_image
+        event = self._event("validated", score_metrics(scores))
+        yield from self._tell(dataclasses.replace(event, pictures=pictures))
         return scores.mIoU
 
     def _followed(self, work: Generator[object, None, Result]) -> Answered[Result]:

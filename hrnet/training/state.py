@@ -48,6 +48,9 @@ class Progress:
     confusion: Tensor | None = None
     """Confusion counts of the last validation, as `ConfusionMatrix.state` gives them."""
 
+    per_image: Tensor | None = None
+    """Own mIoU of every image in the last validation, (images,) float64 in percent; NaN without a labelled pixel."""
+
     memory: int = 0
     """Most bytes that training took on a GPU, over all steps and workers; 0 where it ran on CPUs."""
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from orchestrator.workload import Cell, Estimate, Facts, Json, Problem, Spec
+from orchestrator.workload import Cell, Estimate, Facts, Input, Json, Problem, Spec
 
 DEFAULTS: dict[str, Json] = {
     "steps": 8, "batch": 4, "workers": 2, "interval": 2, "rate": 0.5,
@@ -32,6 +32,7 @@ class FakeEvent:
     total: int
     metrics: Mapping[str, float] = field(default_factory=dict)
     artifacts: Mapping[str, bytes] = field(default_factory=dict)
+    pictures: Mapping[str, bytes] = field(default_factory=dict)
     save: Callable[[Path], None] | None = None
     best: bool = False
     wish: str = ""
@@ -106,6 +107,9 @@ class FakeWorkload:
         if cell.facets["task"] == "sort":
             return None
         return {"val/mIoU": 70.0, "val/mIoU_ms_flip": 71.0, "speed/fps": 20.0, "speed/train_mem_gb": 2.0}
+
+    def inputs(self, spec: Spec) -> Sequence[Input]:
+        return [Input(name=spec.cell.facets["task"], context="train", profile={"numbers": 7})]
 
     def facts(self, cell: Cell) -> Facts:
         return Facts()

@@ -232,7 +232,9 @@ def test_a_trial_waits_for_the_store_and_fails_with_one_sentence(tmp_path: Path)
     place = Place(tmp_path, tracking="http://127.0.0.1:9")
     waits = []
     with pytest.raises(TrackingError, match=r"does not answer .*; it was waited for 0 minutes"):
-        wait_for_run(place.tracker, _planned(), place.settings, {}, lambda: waits.append(1), seconds=1.5)
+        wait_for_run(
+            place.tracker, FakeWorkload(), _planned(), place.settings, {}, lambda: waits.append(1), seconds=1.5
+        )
     assert 1 <= len(waits) <= 3
 
 
