@@ -70,9 +70,15 @@ def test_a_checkpoint_keeps_its_validation(checkpoint: tuple[Path, Event], short
     assert [event.kind for event in events] == ["validated"]
     assert events[-1].metrics == validated.metrics
     pictures = [f"eval/overlays/{i:05d}_{name.replace('/', '_')}.png" for i, name in enumerate(_names(tiny_data))]
-    assert set(events[-1].artifacts) == {
-        "eval/confusion.json", "eval/confusion.png", "eval/per_class_iou.json", *pictures,
+    named = {path for path in events[-1].artifacts if not path.startswith(("eval/best/", "eval/worst/"))}
+    assert named == {
+        "eval/confusion.json", "eval/confusion.png", "eval/per_class_iou.json", "eval/per_class.table.json",
+        "eval/images.json", *pictures,
     }  # fmt: skip
+    scores = json.loads(events[-1].artifacts["eval/images.json"])
+    assert [score["name"] for score in scores] == list(_names(tiny_data))
+    (best,) = (path for path in events[-1].artifacts if path.startswith("eval/best/"))
+    assert max(scores, key=lambda score: score["mIoU"])["name"].replace("/", "_") in best
     counts = json.loads(events[-1].artifacts["eval/confusion.json"])
     assert np.trace(counts["pixels"]) / np.sum(counts["pixels"]) == pytest.approx(validated.metrics["val/aAcc"] / 100)
     table = json.loads(events[-1].artifacts["eval/per_class_iou.json"])

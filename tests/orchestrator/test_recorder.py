@@ -290,7 +290,7 @@ def test_what_begins_and_ends_while_the_server_is_away_waits_for_it(server: Serv
         waits.append(time.monotonic())
         server.start()
 
-    opened, _ = wait_for_run(tracker, planned, settings, {}, wait, seconds=200)
+    opened, _ = wait_for_run(tracker, FakeWorkload(), planned, settings, {}, wait, seconds=200)
     assert len(waits) == 1
     assert tracker.client.get_run(opened).info.status == "RUNNING"
     second = Recorder(server.uri, run_id, start, folder=tmp_path)
