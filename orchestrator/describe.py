@@ -6,6 +6,7 @@ The first line says how the trial stands; `restated` replaces it when only that 
 
 from __future__ import annotations
 
+import itertools
 import urllib.parse
 from collections.abc import Iterable, Mapping
 from typing import Final
@@ -23,8 +24,9 @@ LABELS: Final[Mapping[str, str]] = {
     SCORE: "mIoU", SCORE_MS_FLIP: "mIoU (ms+flip)", MEMORY: "training memory (GB)", SPEED: "inference (images/s)",
 }  # fmt: skip
 _INTERRUPTED: Final = "\u25a0"
-_ROWS_LENGTH: Final = 7000
-"""Longest table of a benchmark, in characters: a description has 8,000 at most."""
+_LENGTH: Final = 7400
+"""Longest description of a benchmark, in characters: a tag has 8,000, addresses of artifacts grow when they become
+those of pages, and people may add to it."""
 
 
 def trial_note(
@@ -64,16 +66,14 @@ def benchmark_note(report: Report, where: str) -> str:
     `where`: the address of the report, which holds the rest.
     """
     head = ["| | mIoU | published | gap | ms+flip | verdict |", "|:---|---:|---:|---:|---:|:---|"]
-    lines = [_row_line(row) for row in report.rows]
-    kept, length = len(lines), sum(len(line) + 1 for line in lines)
-    while length > _ROWS_LENGTH:
-        kept -= 1
-        length -= len(lines[kept]) + 1
-    more = [] if kept == len(lines) else ["", f"{len(lines) - kept} more rows are in the report."]
+    rows = [_row_line(row) for row in report.rows]
     reasons = [f"Not comparable: {_plain(reason)}" for reason in report.shared_reasons]
     places = [f"report: [as it was](artifact:report.html), the newest is {_code(without_secrets(where))}"]
-    lines = [f"{_plain(report.summary)}.", "", *head, *lines[:kept], *more]
-    return "\n".join([*lines, "", *_items([*reasons, *places])])
+    begin, end = [f"{_plain(report.summary)}.", "", *head], ["", *_items([*places, *reasons])]
+    room = _LENGTH - sum(len(line) + 1 for line in (*begin, *end))
+    kept = sum(length <= room for length in itertools.accumulate(len(row) + 1 for row in rows))
+    more = [] if kept == len(rows) else ["", f"{len(rows) - kept} more rows are in the report."]
+    return "\n".join([*begin, *rows[:kept], *more, *end])
 
 
 def without_secrets(uri: str) -> str:
@@ -90,7 +90,8 @@ def _standing(trial: Trial, published: Mapping[str, float], advice: str | None) 
     ours, gap = trial.metrics.get(SCORE), trial.gap(published)
     match trial.state:
         case "finished" if gap is not None:
-            return f"{what}: mIoU {ours:.2f}, published {published[SCORE]:.2f}, gap {gap:+.2f} ({MEANINGS[verdict]})"
+            told = "for the reasons below" if trial.reasons else MEANINGS[verdict]
+            return f"{what}: mIoU {ours:.2f}, published {published[SCORE]:.2f}, gap {gap:+.2f} ({told})"
         case "finished" if ours is not None:
             return f"{what}: mIoU {ours:.2f}"
         case "running":

@@ -7,13 +7,11 @@ import urllib.parse
 from typing import Final
 
 from orchestrator.registry import MODEL_TAG
+from orchestrator.runstore import TAG_LIMIT
 from orchestrator.tracking import Tracker
 from orchestrator.views import NOTE_TAG
 
 __all__ = ["write_note"]
-
-NOTE_LIMIT: Final = 8000
-"""Longest tag that MLflow stores."""
 
 _OWN_END: Final = "<!-- what stands below is yours and stays -->"
 """Invisible where the description is shown, visible where it is edited."""
@@ -38,5 +36,5 @@ def write_note(tracker: Tracker, run_id: str, note: str | None = None) -> None:
         name, _, version = model.removeprefix("models:/").rpartition("/")
         address = f"#/models/{urllib.parse.quote(name, safe='')}/versions/{version}"
         text = f"{text.rstrip()}\n- model: [{name}, version {version}]({address})"
-    room = NOTE_LIMIT - len(_OWN_END) - len(added) - 2
+    room = max(0, TAG_LIMIT - len(_OWN_END) - len(added) - 2)
     tracker.set_tags(run_id, {NOTE_TAG: f"{text[:room]}\n\n{_OWN_END}{added}"})

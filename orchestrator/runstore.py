@@ -18,6 +18,7 @@ from orchestrator.errors import TrackingError
 from orchestrator.workload import Json
 
 __all__ = [
+    "TAG_LIMIT",
     "VALUE_LIMIT",
     "absolute_uri",
     "alone",
@@ -30,7 +31,9 @@ __all__ = [
 ]
 
 VALUE_LIMIT: Final = 6000
-"""Longest value of a param that MLflow stores; a tag's limit (8000) is above it."""
+"""Longest value of a param that MLflow stores."""
+TAG_LIMIT: Final = 8000
+"""Longest value of a tag that MLflow stores."""
 PROBE_SECONDS: Final = 3.0
 OPEN_SECONDS: Final = 60.0
 _DATABASES: Final = ("sqlite", "postgresql", "mysql", "mssql")

@@ -18,7 +18,7 @@ from typing import Any, Final, Literal
 
 from orchestrator.errors import TrackingError, reason_of
 from orchestrator.exhibits import exhibit_tags, is_exhibit
-from orchestrator.runstore import VALUE_LIMIT, absolute_uri, alone, legal_name, local_folder, probe, shown
+from orchestrator.runstore import TAG_LIMIT, VALUE_LIMIT, absolute_uri, alone, legal_name, local_folder, probe, shown
 from orchestrator.views import experiment_tags
 
 __all__ = [
@@ -431,7 +431,7 @@ def denial(uri: str, error: Exception) -> TrackingError | None:
 
 
 def _texts(tags: Mapping[str, str]) -> dict[str, str]:
-    return {name: str(value)[:VALUE_LIMIT] for name, value in tags.items()}
+    return {name: str(value)[:TAG_LIMIT] for name, value in tags.items()}
 
 
 @contextmanager

@@ -36,12 +36,14 @@ def model() -> HRNetSegmentor:
 
 
 def counts(data: str) -> dict[str, Tensor]:
-    """The confusion counts of every mode, by the gang that there is."""
+    """The confusion counts and the scores of single images in every mode, by the gang that there is."""
     network, split = model(), open_dataset(data).split("val")
-    return {
-        mode: drain(evaluate_split(network, split, own, Gang.current(), ms_flip=ms_flip)).state()
-        for mode, (own, ms_flip) in MODES.items()
-    }
+    found = {}
+    for mode, (own, ms_flip) in MODES.items():
+        alone = torch.full((len(split),), -1.0, dtype=torch.float64)
+        evaluation = evaluate_split(network, split, own, Gang.current(), ms_flip=ms_flip, per_image=alone)
+        found[mode], found[f"{mode} per image"] = drain(evaluation).state(), alone
+    return found
 
 
 def main(rank: int, folder: Path, data: str) -> None:

@@ -61,15 +61,18 @@ def test_any_number_of_workers_counts_the_same(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        by_hand = ConfusionMatrix(recipe.num_classes)
+        by_hand, alone = ConfusionMatrix(recipe.num_classes), []
         for index in range(IMAGES):
-            sample = split[index]
-            by_hand.update(segment(model, sample.image, recipe, ms_flip=ms_flip), sample.label)
+            sample, single = split[index], ConfusionMatrix(recipe.num_classes)
+            single.update(segment(model, sample.image, recipe, ms_flip=ms_flip), sample.label)
+            alone.append(single.scores().mIoU)
+            by_hand.merge(single)
     finally:
         torch.set_num_threads(threads)
     for world in sharding_worker.WORLDS:
         for rank in range(world):
             assert torch.equal(gangs[rank][world][mode], by_hand.state()), f"worker {rank} of {world}"
+            assert gangs[rank][world][f"{mode} per image"].tolist() == alone, f"worker {rank} of {world}"
     labelled = sum(int((split[index].label != 255).sum()) for index in range(IMAGES))
     assert by_hand.state().sum() == labelled, "every pixel with a label is counted once"
     assert (by_hand.areas()[1] > 0).sum() > 3, "the maps must show several classes"
