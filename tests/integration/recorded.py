@@ -31,7 +31,7 @@ def planned(count: int | None = None) -> list[PlannedTrial]:
 
 def opened(tracker: Tracker, trial: PlannedTrial, settings: Settings) -> str:
     """The id of the trial's run, RUNNING."""
-    return open_run(tracker, trial, settings, PROVENANCE, contested=False)
+    return open_run(tracker, WORKLOAD, trial, settings, PROVENANCE, contested=False)
 
 
 def curves(trial: PlannedTrial, score: float, steps: Sequence[int]) -> Iterator[tuple[int, dict[str, float]]]:
@@ -84,7 +84,7 @@ def finish(
     error: str | None = None,
 ) -> None:
     """End a run as its trial ends."""
-    ending = ending_of(WORKLOAD, trial, state, metrics, error)
+    ending = ending_of(WORKLOAD, trial, settings, PROVENANCE, state, metrics, error)
     close_run(tracker, run_id, trial.key, ending, Storage(settings.storage))
 
 

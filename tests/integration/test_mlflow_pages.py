@@ -90,6 +90,7 @@ def test_the_benchmark_opens_on_its_leaderboard(shown: Shown) -> None:
     page = shown.seen.page
     page.get_by_role("link", name=NAME).wait_for()
     page.locator("[col-id='tags.`hrgrid.verdict`'].ag-cell").nth(1).wait_for()
+    shown.seen.shoot("mlflow-leaderboard")
     heads = page.locator(".ag-header-cell").evaluate_all(_X)
     assert [text for _, text in sorted(heads) if text] == [
         "Run Name", "Created", "dataset", "width", "schedule", "hrgrid.verdict", "val/mIoU", "published/mIoU",
@@ -110,7 +111,7 @@ def test_a_description_leads_to_the_other_views(shown: Shown) -> None:
     address = page.get_by_role("link", name=CURVES.name, exact=True).first.get_attribute("href")
     assert f"{shown.pages}/{address}" == experiment_address(shown.pages, shown.experiment_id, CURVES)
     page = shown.go(f"{shown.pages}/{address}")
-    page.locator(CURVE).nth(3).wait_for()
+    page.locator(CURVE).nth(3).wait_for(state="attached")
     for title in ("val/mIoU vs published/mIoU", "train/loss", "published/gap"):
         assert page.get_by_text(title, exact=True).first.is_visible()
     shown.seen.shoot("mlflow-curves")
