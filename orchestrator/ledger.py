@@ -5,6 +5,7 @@ trials/<key>/spec.json                 what the trial is
 trials/<key>/progress.json             how far it is, rewritten while it runs
 trials/<key>/result.json               how it ended
 trials/<key>/leases/<n>.json           who trains it now: the highest number holds (orchestrator/leases.py)
+trials/<key>/shown/                    curves and tables that reports draw (orchestrator/shown.py)
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Literal, TypeVar
 from orchestrator.checkpoints import CheckpointStore
 from orchestrator.errors import LeaseLostError, UsageError
 from orchestrator.leases import FRESH_SECONDS, Lease, Leases
+from orchestrator.shown import Exhibit
 from orchestrator.storage import Storage
 from orchestrator.workload import Cell, Json, Spec
 
@@ -175,21 +177,24 @@ class Ledger:
         """Keep a picture of the evaluation, PNG or JPEG, for reports."""
         self.storage.write_bytes(f"trials/{key}/pictures/{name}", content)
 
-    def pictures(self, keys: Iterable[str], limit: int = 4) -> dict[str, dict[str, bytes]]:
-        """Return the first pictures of trials: key to name to PNG or JPEG file."""
+    def pictures(self, keys: Iterable[str]) -> dict[str, dict[str, bytes]]:
+        """Return the pictures of trials: key to name to PNG or JPEG file."""
         wanted = list(dict.fromkeys(keys))
         names = self.picture_names(wanted)
-        paths = [f"trials/{key}/pictures/{name}" for key in wanted for name in names[key][:limit]]
+        paths = [f"trials/{key}/pictures/{name}" for key in wanted for name in names[key]]
         contents = dict(zip(paths, self.each(self.storage.read_bytes, paths), strict=True))
-        return {
-            key: {name: contents[f"trials/{key}/pictures/{name}"] for name in names[key][:limit]} for key in wanted
-        }
+        return {key: {name: contents[f"trials/{key}/pictures/{name}"] for name in names[key]} for key in wanted}
 
     def picture_names(self, keys: Iterable[str]) -> dict[str, list[str]]:
         """Return the names of the pictures of trials."""
         wanted = list(dict.fromkeys(keys))
         found = self.each(lambda key: self.storage.list(f"trials/{key}/pictures"), wanted)
         return dict(zip(wanted, found, strict=True))
+
+    def exhibits(self, keys: Iterable[str]) -> dict[str, Exhibit]:
+        """Return the curves and tables of trials that reports draw; an older trial may have none."""
+        wanted = list(dict.fromkeys(keys))
+        return dict(zip(wanted, self.each(lambda key: Exhibit.read(self.storage, key), wanted), strict=True))
 
     def progress(self, key: str) -> Mapping[str, Json] | None:
         """Return the last progress, or None."""

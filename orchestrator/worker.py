@@ -28,6 +28,7 @@ from orchestrator.resume import RayGang, same_checkpoint
 from orchestrator.runstore import probe
 from orchestrator.scratch import Scratch, sweep_scratch
 from orchestrator.settings import Settings
+from orchestrator.shown import Curves, table_copies
 from orchestrator.storage import Storage
 from orchestrator.triallog import TrialLog
 from orchestrator.undelivered import Undelivered
@@ -95,7 +96,7 @@ class _Desk:
         from orchestrator.tracking import Tracker
 
         storage = Storage(job.settings.storage)
-        self._job, self._log = job, log
+        self._job, self._log, self._storage = job, log, storage
         self.tracker = Tracker(job.settings.tracking, job.settings.benchmark, artifacts=job.settings.artifacts)
         self.undelivered = Undelivered(storage, job.key)
         self.recorder = Recorder(job.settings.tracking, job.run_id, job.start_ms, undelivered=self.undelivered)
@@ -114,6 +115,7 @@ class _Desk:
         self._next_ship = time.monotonic() + SHIP_SECONDS
         self.progress = ProgressWriter(ledger, job, self._beat)
         self._validated: list[Json] = []
+        self._curves = Curves(storage, job.key)
         self._companion = open_companion(
             storage, job.key, run=self.tracker, run_id=job.run_id, record=self.recorder.record, tell=self._tag
         )
@@ -125,6 +127,12 @@ class _Desk:
         self.progress.require_lease()
         return "stop" if self.progress.stop_asked or self.progress.regroup_asked else None
 
+    def resumed(self, step: int, info: Mapping[str, Json]) -> None:
+        """Go on with the records of an attempt before, after the step of its checkpoint; 0: from the beginning."""
+        self.recorder.restore(info.get("unsent", ()))
+        self.progress.resumed(step, float(info.get("saved", 0.0)))
+        self._curves.resume(step)
+
     def train_event(self, event: Event) -> None:
         """Record one event of the training."""
         self.progress.require_lease()
@@ -132,7 +140,9 @@ class _Desk:
         self.recorder.record(event.metrics, event.step)
         self.progress.update(step=event.step, total=event.total, metrics=_floats(event.metrics))
         self._send_artifacts(event)
+        self._curves.see(event.metrics, event.step)
         if event.kind == "validated":
+            self._show("curves.json", self._curves.snapshot())
             self._validated = [*self._validated, [event.step, _floats(event.metrics)]][-VALIDATIONS_KEPT:]
             self.progress.update(validated=self._validated)
         if self._companion is not None:
@@ -156,6 +166,7 @@ class _Desk:
         """Record the final scores, show the last and best checkpoint in the tracking store, and register a model."""
         self.recorder.record(metrics, step)
         self.progress.update(phase="evaluated", metrics=_floats(metrics))
+        self._curves.see(metrics, step)
         store = CheckpointStore(Storage(self._job.settings.storage), self._job.key)
         # A checkpoint may have hundreds of megabytes: the one that was evaluated is here already, and often the best.
         best = last if last.best else self._patiently(lambda: store.best(folder / "best"))
@@ -187,6 +198,8 @@ class _Desk:
         """Deliver everything; what the tracking store does not take within its time is kept in storage for later."""
         self.keeper.close()
         self.recorder.close()
+        if self._curves.seen:
+            self._show("curves.json", self._curves.snapshot())
         self._send_logs()
         self.courier.close()
         self.progress.close()
@@ -218,6 +231,18 @@ class _Desk:
             files |= picture_files(name, png, run_id=self._job.run_id, step=event.step, timestamp_ms=stamp)
         for path, content in files.items():
             self._send(path, content, otherwise=partial(self.undelivered.put_artifact, path, content))
+        for name, content in table_copies(event.artifacts).items():
+            self._show(name, content)
+
+    def _show(self, name: str, content: bytes) -> None:
+        """Keep a small file for reports. Not before the training goes on: storage may be slow or away."""
+        key = self._job.key
+
+        def keep() -> None:
+            self.progress.require_lease()
+            self._storage.write_bytes(f"trials/{key}/shown/{name}", content)
+
+        self.courier.send(f"shown/{name}", keep, otherwise=keep)
 
     def _send(self, path: str, content: bytes | Path, *, otherwise: Callable[[], object] | None = None) -> None:
         run_id = self._job.run_id
@@ -285,11 +310,8 @@ def _train_and_evaluate(
     resume = _same_checkpoint(job, folder / "resume", log)
     if resume is not None:
         log.note(f"goes on from the checkpoint of step {resume.step}")
-        if desk is not None:
-            desk.recorder.restore(resume.info.get("unsent", ()))
     if desk is not None:
-        saved = 0.0 if resume is None else float(resume.info.get("saved", 0.0))
-        desk.progress.resumed(0 if resume is None else resume.step, saved)
+        desk.resumed(*(0, {}) if resume is None else (resume.step, resume.info))
     step, wish = _train(workload, job, desk, log, resume, watchdog)
     watchdog.rest()
     if wish == "stop":
