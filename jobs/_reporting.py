@@ -28,8 +28,10 @@ FORMATS: Mapping[str, Callable[[Report], str]] = MappingProxyType(
 )
 """File suffix to what writes that form."""
 
-PICTURES = 4
-"""Overlays per trial in the HTML report."""
+PICTURES: Mapping[str, tuple[str, int]] = MappingProxyType(
+    {"": ("eval/overlays", 4), "best_": ("eval/best", 2), "worst_": ("eval/worst", 2)}
+)
+"""What a picture's name in storage begins with, the folder of a run's artifacts that it is from, and how many."""
 
 NOTES = 6
 """Reasons against a comparison on the terminal, beside those that hold for all cells."""
@@ -46,7 +48,7 @@ _CONDITIONS = (
 
 
 def make_report(
-    places: Settings, workload: HrnetWorkload, *, every_cell: bool = False, pictures: int = PICTURES
+    places: Settings, workload: HrnetWorkload, *, every_cell: bool = False, drawn: bool = True
 ) -> Report:
     """Collect a benchmark's rows from the ledger; the tracking server is not asked."""
     remote = places.tracking.startswith("http")
@@ -57,7 +59,7 @@ def make_report(
         places.benchmark,
         workload,
         run_url=lambda run_id: f"{pages}/#/runs/{run_id}",
-        pictures=pictures,
+        drawn=drawn,
         every_cell=every_cell,
     )
     return Report(
@@ -70,7 +72,7 @@ def make_report(
 
 
 def keep_pictures(places: Settings) -> None:
-    """Bring small copies of the overlays of finished trials from MLflow to the storage, where reports find them.
+    """Bring small copies of the pictures of finished trials from MLflow to the storage, where reports find them.
 
     Those that are there stay.
 
@@ -89,11 +91,12 @@ def keep_pictures(places: Settings) -> None:
     tracker.check()
     for record in lacking:
         run_id = str(record.run_id)
-        for path in tracker.artifact_names(run_id, "eval/overlays")[:PICTURES]:
-            picture = tracker.read_artifact(run_id, path)
-            if picture is not None:
-                name = path.rsplit("/", 1)[-1].removesuffix(".png")
-                ledger.write_picture(record.key, f"{name}.jpg", for_report(picture))
+        for prefix, (folder, most) in PICTURES.items():
+            for path in tracker.artifact_names(run_id, folder)[:most]:
+                picture = tracker.read_artifact(run_id, path)
+                if picture is not None:
+                    name = prefix + path.rsplit("/", 1)[-1].removesuffix(".png")
+                    ledger.write_picture(record.key, f"{name}.jpg", for_report(picture))
 
 
 def refresh_report(places: Settings, workload: HrnetWorkload) -> tuple[Report, dict[str, str]]:
@@ -102,7 +105,7 @@ def refresh_report(places: Settings, workload: HrnetWorkload) -> tuple[Report, d
     A launch with nothing to do would otherwise spend most of its time on drawing what is there.
     """
     storage, folder = Storage(places.storage), f"reports/{places.benchmark}"
-    report = make_report(places, workload, pictures=0)
+    report = make_report(places, workload, drawn=False)
     pictures = Ledger(storage).picture_names(trial.key for row in report.rows for trial in row.trials)
     facts = json.dumps([to_json(dataclasses.replace(report, created="")), pictures])
     made_of = {"sha256": hashlib.sha256(facts.encode()).hexdigest(), "forms": sorted(FORMATS)}

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from orchestrator.ledger import State
 from orchestrator.report.verdict import TOLERANCE, UNFINISHED, Sample, Verdict, finite, judge
+from orchestrator.shown import Exhibit
 from orchestrator.workload import Facts
 
 __all__ = ["MEMORY", "SCORE", "SCORE_MS_FLIP", "SPEED", "Row", "Trial"]
@@ -50,6 +51,9 @@ class Trial:
 
     pictures: Mapping[str, bytes] = field(default_factory=dict)
     """File name to PNG or JPEG."""
+
+    exhibit: Exhibit = field(default_factory=Exhibit)
+    """Curves and tables to draw."""
 
     @property
     def name(self) -> str:
@@ -199,7 +203,9 @@ class Row:
     @property
     def told(self) -> bool:
         """There is more to tell than fits the table."""
-        return len(self.trials) > 1 or any(trial.pictures or trial.error or trial.warning for trial in self.trials)
+        return len(self.trials) > 1 or any(
+            trial.pictures or trial.error or trial.warning or trial.exhibit.curves for trial in self.trials
+        )
 
     @property
     def _measured(self) -> Trial | None:

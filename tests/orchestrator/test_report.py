@@ -279,7 +279,7 @@ def test_collected_from_the_ledger_alone(tmp_path: Path) -> None:
     ledger.write_result(second.key, {"state": "finished", "metrics": {SCORE: 71.0}, "run_id": "r2"})
     ledger.write_result(first.key, {"state": "failed", "error": "no", "run_id": None})
     ledger.write_picture(second.key, "one.png", png())
-    rows = collect(ledger, "b", workload, run_url=lambda run: f"http://host/{run}", pictures=2)
+    rows = collect(ledger, "b", workload, run_url=lambda run: f"http://host/{run}", drawn=True)
     assert [(r.cell, r.verdict, r.trials[0].run_url) for r in rows] == [
         ("thin-add-short", "running", "http://host/r3"),
         ("thick-add-short", "above", "http://host/r2"),

@@ -59,7 +59,7 @@ def measure(storage: Storage, count: int) -> None:
         "the benchmark's list (10 documents)": lambda: ledger.benchmark("b"),
         "all records (what status reads)": lambda: ledger.trials(keys),
         "free_dead_trials (at each launch)": lambda: free_dead_trials(places, keys),
-        "the rows of the report": lambda: collect(ledger, "b", FakeWorkload(), pictures=4),
+        "the rows of the report": lambda: collect(ledger, "b", FakeWorkload(), drawn=True),
     }
     for name, step in steps.items():
         began = time.monotonic()
