@@ -18,10 +18,14 @@ from orchestrator.report.scales import Scale, Tick
 from orchestrator.report.verdict import finite
 from orchestrator.shown import Curve
 
-__all__ = ["HEIGHT", "WIDTH", "Group", "Line", "Mark", "Panel", "groups", "learning", "series"]
+__all__ = ["Group", "Line", "Mark", "Panel", "groups", "learning", "series"]
 
-WIDTH, HEIGHT = 226, 168
-_LEFT, _RIGHT, _TOP, _BOTTOM = 32, 218, 20, 142
+_LEFT, _TOP, _BOTTOM, _HEIGHT = 32, 22, 142, 172
+_WIDTH, _WIDE = 226, 310
+"""Of a picture among two others, and of a learning curve."""
+_AIR = 8
+"""To the right of an axis."""
+_RIGHT = _WIDTH - _AIR
 _DODGE = 13.0
 """Between the series of one place of the schedule."""
 _DRAWN = 128
@@ -52,6 +56,8 @@ class Line:
     points: str
     """As an SVG polyline has them."""
     series: int = 0
+    thin: bool = False
+    """One of several."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,10 +73,15 @@ class Panel:
     lines: Sequence[Line] = ()
     level: tuple[float, str] | None = None
     """A horizontal line for a published score: place and label."""
+    width: int = _WIDTH
+    height: int = _HEIGHT
     left: int = _LEFT
-    right: int = _RIGHT
-    top: int = _TOP
     bottom: int = _BOTTOM
+
+    @property
+    def right(self) -> int:
+        """Where the horizontal axis ends."""
+        return self.width - _AIR
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,8 +123,8 @@ def _panels(rows: Sequence[Row], names: Sequence[str]) -> list[Panel]:
     of = partial(_index, names=names)
     made = [_over_schedule(rows, y, of, len(names))]
     for title, below, own, published, log in (
-        ("over speed", "images per second", lambda row: row.speed, partial(_published, metric=SPEED), True),
-        ("over training memory", "GB of one GPU", lambda row: row.memory, partial(_published, metric=MEMORY), False),
+        ("mIoU over speed", "images per second", lambda row: row.speed, partial(_published, metric=SPEED), True),
+        ("mIoU over training memory", "GB of one GPU", lambda row: row.memory, partial(_published, metric=MEMORY), False),
     ):
         made.append(_trade_off(rows, y, of, title, below, own, lambda row, p=published: p(rows, row), log))
     return [panel for panel in made if panel is not None]
@@ -139,7 +150,7 @@ def _over_schedule(rows: Sequence[Row], y: Scale, of: Callable[[Row], int], seve
             if of(row) == index and x(row) is not None and (score := finite(row.published.get(SCORE))) is not None
         ]
         lines += [Line(points=" ".join(points), series=index)] if len(points) > 1 else []
-    return Panel(title="over schedule", below="iterations", x_ticks=[(round(at, 1), name) for name, at in middle.items()],
+    return Panel(title="mIoU over schedule", below="iterations", x_ticks=[(round(at, 1), name) for name, at in middle.items()],
                  y_ticks=y.ticks(5), marks=_marks(rows, y, of, x, x), lines=lines)  # fmt: skip
 
 
@@ -208,13 +219,14 @@ def _learning(row: Row, name: str, title: str) -> Panel | None:
     log = name == LOSS and min(values) > 0 and max(values) > 3 * min(values)
     y = Scale.around([*values, *([] if level is None else [level])], _BOTTOM, _TOP, log=log)
     total = max([curve[-1][0] for curve in curves] + [trial.total or 0 for trial in shown.values()])
-    x = Scale(low=0.0, high=float(total), start=_LEFT, end=_RIGHT - 4)
+    x = Scale(low=0.0, high=float(total), start=_LEFT, end=_WIDE - _AIR - 4)
     lines = [
-        Line(points=" ".join(f"{x.place(step):g},{y.place(value):g}" for step, value in curve), series=number)
-        for number, curve in enumerate(curves)
+        Line(points=" ".join(f"{x.place(step):g},{y.place(value):g}" for step, value in curve), thin=len(curves) > 1)
+        for curve in curves
     ]
     marked = None if level is None else (y.place(level), f"published {text.number(level)}")
-    return Panel(title=title, below="iterations", x_ticks=x.ticks(5), y_ticks=y.ticks(5), lines=lines, level=marked)
+    return Panel(title=title, below="iterations", x_ticks=x.ticks(6), y_ticks=y.ticks(5), lines=lines, level=marked,
+                 width=_WIDE)  # fmt: skip
 
 
 def _thinned(curve: Curve) -> list[tuple[int, float]]:

@@ -14,7 +14,9 @@ from orchestrator.report.verdict import MEANINGS, VERDICTS
 
 __all__ = ["to_html"]
 
-_GALLERY: Mapping[str, str] = {"": "Validation images", "best_": "Best validation images", "worst_": "Worst"}
+_GALLERY: Mapping[str, str] = {
+    "best_": "Best validation images", "worst_": "Worst validation images", "": "Fixed validation images"
+}  # fmt: skip
 """What the name of a picture begins with, and the heading above such ones."""
 
 
@@ -25,7 +27,6 @@ def to_html(report: Report) -> str:
     environment = jinja2.Environment(loader=jinja2.PackageLoader("orchestrator"), autoescape=True,
                                      undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)  # fmt: skip
     environment.filters.update(number=text.number, signed=text.signed, data_uri=_data_uri)
-    environment.globals.update(width=figures.WIDTH, height=figures.HEIGHT)
     sections, names, runs = report.sections, figures.series(report.rows), scored(report.sections)
     groups, told = figures.groups(sections, names), {row.cell for row in report.rows if row.told}
     parts = {"table": "Table", "choosing": groups, "classes": runs, "cells": told, "foot": "Conditions"}

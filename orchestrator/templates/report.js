@@ -145,6 +145,9 @@ function compare() {
   }));
   one("means").textContent = `mean ${mean(first).toFixed(2)}` + (second ? ` beside ${mean(second).toFixed(2)}` : "");
 }
+for (const button of all("figure button")) {
+  button.addEventListener("click", () => button.setAttribute("aria-expanded", String(button.getAttribute("aria-expanded") !== "true")));
+}
 if (one("scored")) {
   for (const id of ["one", "other", "order"]) one(id).addEventListener("change", compare);
   compare();

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from hrnet.catalogue import Recipe, recipes
+from hrnet.catalogue import recipes
 from hrnet.published import all_published, published
 from jobs._reporting import make_report, print_leaderboard
 from jobs._wiring import HrnetWorkload
@@ -23,54 +23,12 @@ from orchestrator.ledger import Entry, Ledger
 from orchestrator.report import VERDICTS, Report, Row, Trial, leaderboard, to_csv, to_html, to_json, to_markdown
 from orchestrator.settings import make_settings
 from orchestrator.storage import Storage
-from orchestrator.workload import Cell, Spec
+from tests.jobs.made_up import CPU, FULL, GPU, SCORE, SMOKE, write_ledger
 
 SECTIONS = {
     "Cityscapes": 9, "ADE20K": 6, "Pascal VOC 2012 + Aug": 6, "Pascal Context": 6, "Pascal Context 59": 6,
     "LoveDA": 3, "Potsdam": 3, "Vaihingen": 3, "iSAID": 3,
 }  # fmt: skip
-GPU, CPU = "NVIDIA H200", "CPU, AMD EPYC"
-SCORE, MS_FLIP, MEMORY, SPEED = "val/mIoU", "val/mIoU_ms_flip", "speed/train_mem_gb", "speed/fps"
-FULL = 45 - 2  # the last two cells are never launched
-SMOKE = ("val_limit 2 instead of none", "pretrained none instead of a file")
-
-
-def write_ledger(folder: Path) -> None:
-    """A benchmark in which every verdict occurs: one cell with three seeds, one data set as in a smoke run."""
-    ledger = Ledger(Storage(str(folder)))
-    for place, recipe in enumerate(recipes()[:FULL]):
-        for seed in (0, 1, 2) if place == 1 else (0,):
-            key = f"{place:03d}{seed}"
-            _write_trial(ledger, recipe, key, place, seed)
-            entry = Entry(cell=recipe.name, key=key, facets=_facets(recipe), seed=seed)
-            ledger.add_benchmark("made-up", [entry])
-
-
-def _write_trial(ledger: Ledger, recipe: Recipe, key: str, place: int, seed: int) -> None:
-    smoke = recipe.dataset == "ade20k"
-    reasons = (f"max_iters 4 instead of {recipe.max_iters}", *SMOKE) if smoke else ()
-    cell = Cell(name=recipe.name, facets=_facets(recipe))
-    spec = Spec(cell=cell, settings={}, seed=seed, data="", data_fingerprint="", code_version="1",
-                not_comparable=reasons)  # fmt: skip
-    ledger.write_spec(key, spec)
-    row = published(recipe.name)
-    base = 40.0 if row is None else row.miou
-    away = {2: -0.9, 3: 0.8, 4: 0.5, 5: -0.5}.get(place, 0.1) + 0.4 * (seed - 1) * (seed > 0)
-    metrics = {SCORE: base + away, MS_FLIP: base + away + 1.5, SPEED: 2.5 if smoke else 88.125}
-    metrics |= {} if smoke else {MEMORY: 1.25}
-    progress = {"step": 30, "total": 120, "metrics": metrics, "run_id": f"run{key}", "device": CPU if smoke else GPU}
-    state = {6: "failed", 8: "stopped"}.get(place, "finished")
-    if place != 7:
-        progress["updated"] = time.time() - 500
-    ledger.write_progress(key, progress)
-    if place != 7:
-        error = "ValueError: the loss is <nan> at step 30; lower lr\nTraceback ..." if state == "failed" else None
-        ledger.write_result(key, {"state": state, "metrics": metrics, "run_id": f"run{key}", "error": error})
-
-
-def _facets(recipe: Recipe) -> dict[str, str]:
-    return {"dataset": recipe.dataset, "width": recipe.width, "schedule": recipe.schedule}
-
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
