@@ -47,9 +47,7 @@ _CONDITIONS = (
 )
 
 
-def make_report(
-    places: Settings, workload: HrnetWorkload, *, every_cell: bool = False, drawn: bool = True
-) -> Report:
+def make_report(places: Settings, workload: HrnetWorkload, *, every_cell: bool = False, drawn: bool = True) -> Report:
     """Collect a benchmark's rows from the ledger; the tracking server is not asked."""
     remote = places.tracking.startswith("http")
     pages = public(places.tracking) if remote else f"http://{HOST}:{DEFAULT_PORT}"

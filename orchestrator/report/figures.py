@@ -100,9 +100,7 @@ def series(rows: Iterable[Row]) -> list[str]:
 def groups(sections: dict[str, list[Row]], names: Sequence[str]) -> list[Group]:
     """Return the pictures of every section with a score; `names` are those of the series."""
     return [
-        Group(section=section, panels=panels)
-        for section, rows in sections.items()
-        if (panels := _panels(rows, names))
+        Group(section=section, panels=panels) for section, rows in sections.items() if (panels := _panels(rows, names))
     ]
 
 
@@ -122,11 +120,8 @@ def _panels(rows: Sequence[Row], names: Sequence[str]) -> list[Panel]:
     y = Scale.around(scores, _BOTTOM, _TOP)
     of = partial(_index, names=names)
     made = [_over_schedule(rows, y, of, len(names))]
-    for title, below, own, published, log in (
-        ("mIoU over speed", "images per second", lambda row: row.speed, partial(_published, metric=SPEED), True),
-        ("mIoU over training memory", "GB of one GPU", lambda row: row.memory, partial(_published, metric=MEMORY), False),
-    ):
-        made.append(_trade_off(rows, y, of, title, below, own, lambda row, p=published: p(rows, row), log))
+    made.append(_trade_off(rows, y, of, "mIoU over speed", "images per second", _speed, SPEED, log=True))
+    made.append(_trade_off(rows, y, of, "mIoU over training memory", "GB of one GPU", _memory, MEMORY, log=False))
     return [panel for panel in made if panel is not None]
 
 
@@ -150,8 +145,9 @@ def _over_schedule(rows: Sequence[Row], y: Scale, of: Callable[[Row], int], seve
             if of(row) == index and x(row) is not None and (score := finite(row.published.get(SCORE))) is not None
         ]
         lines += [Line(points=" ".join(points), series=index)] if len(points) > 1 else []
-    return Panel(title="mIoU over schedule", below="iterations", x_ticks=[(round(at, 1), name) for name, at in middle.items()],
-                 y_ticks=y.ticks(5), marks=_marks(rows, y, of, x, x), lines=lines)  # fmt: skip
+    ticks = [(round(at, 1), name) for name, at in middle.items()]
+    return Panel(title="mIoU over schedule", below="iterations", x_ticks=ticks, y_ticks=y.ticks(5),
+                 marks=_marks(rows, y, of, x, x), lines=lines)  # fmt: skip
 
 
 def _trade_off(
@@ -161,9 +157,12 @@ def _trade_off(
     title: str,
     below: str,
     own: Callable[[Row], float | None],
-    published: Callable[[Row], float | None],
+    metric: str,
+    *,
     log: bool,
 ) -> Panel | None:
+    """`own` and the published `metric` are what the horizontal axis shows."""
+    published = partial(_published, rows, metric=metric)
     costs = [cost for row in rows for cost in (own(row), published(row)) if cost is not None and cost > 0]
     if not costs:
         return None
@@ -237,6 +236,14 @@ def _thinned(curve: Curve) -> list[tuple[int, float]]:
 
 def _theirs(row: Row) -> float | None:
     return finite(row.published.get(SCORE))
+
+
+def _speed(row: Row) -> float | None:
+    return row.speed
+
+
+def _memory(row: Row) -> float | None:
+    return row.memory
 
 
 def _own(row: Row) -> float | None:

@@ -21,7 +21,8 @@ def leaderboard(rows: Iterable[Row]) -> list[dict[str, Json]]:
     `section`, the published table's facts and the links are those of the workload, in lower case with underscores;
     `mIoU` and `mIoU_ms_flip` are means over `n` seeds and `..._sd` their sample standard deviations; `tolerance` and
     `gap` are in points of mIoU; `mem_gb` (GB as the workload counts them) and `fps` (images per second) were measured
-    on `device`; `trials` holds every trial of the cell, with its thinned curves and tables where they were read.
+    on `device`; `trials` holds every trial of the cell, with its thinned curves and the IoU of its classes where they
+    were read.
     """
     return [_flat(row) for row in rows]
 
@@ -116,7 +117,6 @@ def _trial(row: Row, trial: Trial) -> dict[str, Json]:
         "run_url": trial.run_url,
         "curves": {name: [list(point) for point in curve] for name, curve in trial.exhibit.curves.items()},
         "per_class_iou": dict(trial.exhibit.classes),
-        "image_mIoU": dict(trial.exhibit.images),
     }
 
 

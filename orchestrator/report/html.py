@@ -24,8 +24,13 @@ def to_html(report: Report) -> str:
     """Return the report with its pictures."""
     import jinja2
 
-    environment = jinja2.Environment(loader=jinja2.PackageLoader("orchestrator"), autoescape=True,
-                                     undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)  # fmt: skip
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("orchestrator"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.filters.update(number=text.number, signed=text.signed, data_uri=_data_uri)
     sections, names, runs = report.sections, figures.series(report.rows), scored(report.sections)
     groups, told = figures.groups(sections, names), {row.cell for row in report.rows if row.told}

@@ -115,7 +115,11 @@ for (const panel of all(".group .panel")) {
     next.focus();
   });
 }
-addEventListener("scroll", () => { tip.hidden = true; }, { passive: true });
+// A mark that has the focus keeps its words: to bring it into view is what scrolls the page.
+addEventListener("scroll", () => {
+  const mark = document.activeElement.closest(".group .m");
+  if (mark) point(mark, true); else tip.hidden = true;
+}, { passive: true });
 
 function compare() {
   const { lists, runs } = JSON.parse(one("scored").textContent), other = one("other");

@@ -1,7 +1,7 @@
 """How long the report of 45 cells takes and how large it is: `python -m tests.jobs.report_figures [FOLDER]`.
 
-Over a made-up benchmark with the curves of the published schedules, the scores of every class and, the second time, with
-eight pictures of every finished trial. With a folder the reports stay there.
+Over a made-up benchmark with the curves of the published schedules, the scores of every class and, the second time,
+with eight pictures of every finished trial. With a folder the reports stay there.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from jobs._reporting import make_report
 from jobs._wiring import HrnetWorkload
 from orchestrator.report import to_html, to_json
 from orchestrator.settings import make_settings
-from tests.jobs.made_up import write_exhibits, write_ledger
+from tests.jobs.made_up import FULL, write_exhibits, write_ledger
 
 
 def measure(folder: Path, *, pictures: bool) -> None:
     """Print seconds and sizes of one benchmark's report."""
     write_ledger(folder)
-    write_exhibits(folder, pictures=pictures)
+    write_exhibits(folder, pictured=FULL + 2 if pictures else 0)
     places = make_settings(storage=str(folder), tracking="http://mlflow:5000", benchmark="made-up", environment={})
     to_html(make_report(places, HrnetWorkload(), drawn=False))  # what is imported once is not measured
     began = time.perf_counter()

@@ -30,6 +30,7 @@ SECTIONS = {
     "LoveDA": 3, "Potsdam": 3, "Vaihingen": 3, "iSAID": 3,
 }  # fmt: skip
 
+
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
     folder = tmp_path_factory.mktemp("ledger")
