@@ -87,6 +87,15 @@ def test_a_lost_worker_resumes_from_its_checkpoint_without_doubled_points(grid: 
     assert grid.steps("thick-add-long", "val/mIoU") == list(range(2, 17, 2))
 
 
+def test_a_report_draws_a_resumed_training_as_one_curve(grid: Grid) -> None:
+    key = grid.outcome("thick-add-long")["key"]
+    curves = grid.ledger.exhibits([key])[key].curves
+    assert {name: [step for step, _ in curve] for name, curve in curves.items()} == {
+        "train/loss": list(range(2, 17, 2)), "val/mIoU": list(range(2, 17, 2))
+    }  # fmt: skip
+    assert curves["val/mIoU"][-1][1] == pytest.approx(grid.runs["thick-add-long"].metrics["val/mIoU"], rel=1e-4)
+
+
 def test_a_gang_of_two_keeps_a_log_per_worker(grid: Grid) -> None:
     run = grid.runs["thick-add-short"]
     names = grid.tracker.artifact_names(run.run_id)

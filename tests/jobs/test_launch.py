@@ -163,7 +163,7 @@ def test_the_report_stands_beside_the_published_numbers(launched: Launched) -> N
     assert rows[BAD]["verdict"] == "failed"
     folder = launched.storage / "reports" / "small"
     assert {path.suffix for path in folder.iterdir()} == {".html", ".md", ".csv", ".json"}
-    assert (folder / "report.html").read_text().count("data:image/jpeg;base64,") == 2
+    assert (folder / "report.html").read_text().count("data:image/jpeg;base64,") == 4
 
 
 def test_evaluate_gives_the_score_of_the_launch_again(launched: Launched) -> None:
