@@ -88,9 +88,19 @@ def comparison(image: Image, label: Image, predicted: Image, palette: Palette) -
     return to_png(side_by_side(_compared(image, label, predicted, palette)))
 
 
-def compact_comparison(image: Image, label: Image, predicted: Image, palette: Palette, *, width: int = 320) -> bytes:
-    """Return a PNG of image and label over prediction and errors, panels of at most `width` pixels: one of many."""
-    panels = _compared(image, label, predicted, palette)
+def compact_comparison(
+    image: Image, label: Image, predicted: Image | None, palette: Palette, *, width: int = 320
+) -> bytes:
+    """Return a PNG of image and label over prediction and errors, panels of at most `width` pixels: one of many.
+
+    Where nothing is predicted yet their places are empty.
+    """
+    if predicted is None:
+        empty = np.full_like(image, 225)
+        shown = [("image", image), ("label", colour_label(label, palette))]
+        panels = [*shown, ("no prediction yet", empty), ("", empty)]
+    else:
+        panels = _compared(image, label, predicted, palette)
     rows = [side_by_side(panels[:2], width=width), side_by_side(panels[2:], width=width)]
     return to_png(np.vstack(rows))
 

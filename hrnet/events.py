@@ -14,7 +14,7 @@ from typing import Literal
 
 __all__ = ["Event", "Kind"]
 
-Kind = Literal["step", "progress", "checkpoint", "validated", "finished"]
+Kind = Literal["started", "step", "progress", "checkpoint", "validated", "finished"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,9 +22,10 @@ class Event:
     """One thing that happened. Every rank of a gang yields the same events in the same order."""
 
     kind: Kind
-    """step: an iteration, or an image of a validation on every worker, passed (a sign of life without metrics, too
-    frequent to be recorded); progress: a logging interval passed; checkpoint: the state may be saved now; validated:
-    an evaluation ended; finished: the last event of a generator."""
+    """started: the first event of a training that resumes nothing; step: an iteration, or an image of a validation on
+    every worker, passed (a sign of life without metrics, too frequent to be recorded); progress: a logging interval
+    passed; checkpoint: the state may be saved now; validated: an evaluation ended; finished: the last event of a
+    generator."""
 
     step: int
     """Iterations (or images, in an evaluation) completed."""
@@ -39,7 +40,8 @@ class Event:
     """Relative path, such as `eval/confusion.png`, to file content. Filled on rank 0 only."""
 
     pictures: Mapping[str, bytes] = field(default_factory=dict)
-    """For kind `validated`: name to PNG of what is looked at over the steps of a training. Filled on rank 0 only."""
+    """For kinds `started` and `validated`: name to PNG of what is looked at over the steps of a training. Filled on
+    rank 0 only."""
 
     save: Callable[[Path], None] | None = None
     """For kind `checkpoint`: writes the complete state into a folder (rank 0 writes, valid until the next event)."""

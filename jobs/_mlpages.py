@@ -1,8 +1,8 @@
 """MLflow's server with pages that open on trainings: `mlflow server --app-name hrgrid` (pyproject.toml names it).
 
-MLflow 3 greets a new browser with its tools for language models, a panel to chat in and a notice of telemetry, which
-is switched off here. There is no setting for it but the browser's own memory, so the page fills that, once: what a
-user chooses afterwards stays.
+MLflow 3 greets a new browser with its tools for language models, a panel to chat in, a notice of telemetry, which is
+switched off here, and an advertisement over its list of models. There is no setting for it but the browser's own
+memory, so the page fills that, once: what a user chooses afterwards stays.
 
 The seven megabytes of scripts that a page needs are sent here, too: through Flask, as MLflow sends them, they take
 0.3 to 0.4 seconds longer.
@@ -28,6 +28,7 @@ _FIRST_CHOICES: Final = {
     "mlflow.workflowType_v1": "machine_learning",
     "mlflow.assistant.fab.autoOpenedOnFirstLoad_v1": True,
     "mlflow.telemetry.info.alert.dismissed_v1": True,
+    "_mlflow_model_registry_promo_modal_dismissed_v1": True,
 }
 """Entries of the browser's local storage that a new profile lacks (MLflow 3.17)."""
 _SCRIPT: Final = (

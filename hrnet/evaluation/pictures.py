@@ -21,7 +21,7 @@ from hrnet.data.shards import Sample, Split
 from hrnet.evaluation.inference import segment
 from hrnet.model.fused import fused
 
-__all__ = ["extreme_pictures", "is_pictured", "overlays", "progress_pictures", "spread"]
+__all__ = ["extreme_pictures", "first_pictures", "is_pictured", "overlays", "progress_pictures", "spread"]
 
 OVERLAYS = 4
 """Validation images, evenly spaced over the split, that are drawn at the end of a trial."""
@@ -40,6 +40,17 @@ def is_pictured(step: int, recipe: Recipe) -> bool:
     """Whether the validation after `step` iterations is one of the POINTS of the schedule; the last one always is."""
     number, of = math.ceil(step / recipe.val_interval), math.ceil(recipe.max_iters / recipe.val_interval)
     return number * POINTS // of > (number - 1) * POINTS // of
+
+
+def first_pictures(split: Split, count: int, card: Card) -> dict[str, bytes]:
+    """What `progress_pictures` draws, before there is a prediction: where a viewer of all steps begins."""
+    samples = ((index, split[index]) for index in spread(count, WATCHED))
+    return {
+        f"overlays/{_file_name(index, sample)}": draw.compact_comparison(
+            sample.image, sample.label, None, card.palette
+        )
+        for index, sample in samples
+    }
 
 
 def progress_pictures(

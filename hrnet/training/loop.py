@@ -19,7 +19,7 @@ from hrnet.data.loader import Batch, train_batches
 from hrnet.data.shards import PreparedDataset
 from hrnet.data.transforms import normalise
 from hrnet.errors import TrainingError
-from hrnet.evaluation.pictures import is_pictured, progress_pictures
+from hrnet.evaluation.pictures import first_pictures, is_pictured, progress_pictures
 from hrnet.evaluation.run import evaluate_split, score_metrics, val_images
 from hrnet.events import Event, Kind
 from hrnet.memory import evaluation_remedies, memory_explained, training_remedies
@@ -150,6 +150,8 @@ class _Run:
 
     def events(self, loader_processes: int) -> Answered[None]:
         recipe, progress = self.recipe, self.progress
+        if progress.step == 0:
+            yield from self._tell(dataclasses.replace(self._event("started"), pictures=self._first_pictures()))
         if self._due(recipe.val_interval) and progress.validated != progress.step:
             # It was stopped when this validation was due.
             yield from self._validate_and_save()
@@ -256,6 +258,12 @@ class _Run:
         event = self._event("validated", score_metrics(scores))
         yield from self._tell(dataclasses.replace(event, pictures=pictures))
         return scores.mIoU
+
+    def _first_pictures(self) -> Mapping[str, bytes]:
+        if self.gang.rank or "val" not in self.data.splits:
+            return {}
+        split = self.data.split("val")
+        return first_pictures(split, val_images(split, self.recipe), self.data.card)
 
     def _followed(self, work: Generator[object, None, Result]) -> Answered[Result]:
         """Run a generator to its end with a sign of life for each of its own, and return what it returns."""

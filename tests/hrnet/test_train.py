@@ -52,7 +52,7 @@ def test_events_come_in_order(unbroken: tuple[list[Event], Path]) -> None:
 
 def test_an_answer_saves_or_stops(tiny_recipe: Recipe, tiny_data: Path) -> None:
     loop = train(tiny_recipe, open_dataset(str(tiny_data)), seed=5)
-    assert (next(loop).kind, loop.send("save").kind) == ("step", "progress")
+    assert (next(loop).kind, next(loop).kind, loop.send("save").kind) == ("started", "step", "progress")
     checkpoint = next(loop)
     assert (checkpoint.kind, checkpoint.step, checkpoint.wish) == ("checkpoint", 1, "save")
     assert [loop.send("stop").kind for _ in range(2)] == ["step", "progress"]
