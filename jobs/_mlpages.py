@@ -2,7 +2,7 @@
 
 MLflow 3 greets a new browser with its tools for language models, a panel to chat in, a notice of telemetry, which is
 switched off here, and an advertisement over its list of models. There is no setting for it but the browser's own
-memory, so the page fills that, once: what a user chooses afterwards stays.
+memory, so the page fills that, once: what a user chooses afterwards stays. Cards of pictures begin with the picture.
 
 The seven megabytes of scripts that a page needs are sent here, too: through Flask, as MLflow sends them, they take
 0.3 to 0.4 seconds longer.
@@ -36,6 +36,15 @@ _SCRIPT: Final = (
     "if (localStorage.getItem(name) === null) localStorage.setItem(name, JSON.stringify(value))</script>"
 )
 
+_STYLE: Final = (
+    "<style>"
+    "div:has(> div .rc-image) > [tooltip-data-state] { max-height: 1.7em; overflow: hidden; }"
+    "div:has(> .rc-image) { height: auto !important; aspect-ratio: auto !important; padding: 0 !important; }"
+    "</style>"
+)
+"""A card of pictures begins with every parameter of its run, and the picture is out of sight below them: the name is
+enough, the rest is shown by pointing at it."""
+
 
 def installed() -> bool:
     """Tell whether MLflow finds the application: not in a checkout that was installed before it came."""
@@ -53,9 +62,7 @@ def create_app() -> FastAPI:
     app: FastAPI = fastapi_app.app
     folder = Path(str(pages.static_folder))
     # A browser that kept the page would not notice that a newer one is installed.
-    answer = HTMLResponse(
-        with_first_choices((folder / "index.html").read_text()), headers={"Cache-Control": "no-cache"}
-    )
+    answer = HTMLResponse(adapted((folder / "index.html").read_text()), headers={"Cache-Control": "no-cache"})
     app.router.routes[:0] = [
         Route("/", lambda request: answer),
         Mount("/static-files", _Kept(StaticFiles(directory=folder))),
@@ -78,6 +85,6 @@ class _Kept:
         await self._files(scope, receive, send_kept)
 
 
-def with_first_choices(page: str) -> str:
-    """Return MLflow's page with a script before its own that makes a new browser's choices."""
-    return page.replace("<head>", "<head>" + _SCRIPT % json.dumps(_FIRST_CHOICES), 1)
+def adapted(page: str) -> str:
+    """Return MLflow's page with a script before its own that makes a new browser's choices, and with its style."""
+    return page.replace("<head>", "<head>" + _SCRIPT % json.dumps(_FIRST_CHOICES) + _STYLE, 1)

@@ -90,7 +90,7 @@ def test_a_wish_of_one_rank_reaches_all_at_the_same_step(three: Path) -> None:
             next(event for event in told(three, name, rank) if event["kind"] == "checkpoint") for rank in range(3)
         ]
         assert [(event["step"], event["wish"]) for event in first] == [(1, wish)] * 3
-    assert [event["kind"] for event in told(three, "3 stopped")] == ["checkpoint"]
+    assert [event["kind"] for event in told(three, "3 stopped")] == ["started", "checkpoint"]
 
 
 def test_the_sums_of_an_interval_are_kept_by_worker(three: Path) -> None:

@@ -101,7 +101,7 @@ def test_a_state_of_format_1_is_gone_on_with(brief: Recipe, tiny_data: Path, tmp
     content["progress"]["sums"] = content["progress"]["sums"][0] / torch.tensor([2.0, 1.0, 1.0, 2.0])
     torch.save(content, tmp_path / "1" / STATE_FILE)
     rest = follow(brief, tiny_data, tmp_path, resume=tmp_path / "1")
-    assert exact(rest) == exact(whole)
+    assert exact(rest) == exact(whole)[1:]
     content["meta"]["format"] = 3
     torch.save(content, tmp_path / "1" / STATE_FILE)
     with pytest.raises(WeightsError, match=r"has the format 3, this version of hrgrid reads \(1, 2\)"):

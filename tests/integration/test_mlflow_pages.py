@@ -220,6 +220,9 @@ def test_predictions_are_followed_over_the_steps(shown: Shown) -> None:
     pictures.nth(2).wait_for()
     assert pictures.evaluate_all("pictures => pictures.every(picture => picture.src.includes('step%2B0%2B'))")
     assert min(pictures.evaluate_all("pictures => pictures.map(picture => picture.naturalWidth)")) > 200
+    card = page.locator("[data-testid=experiment-view-compare-runs-card]").first.bounding_box()
+    picture = pictures.first.bounding_box()
+    assert card["y"] + card["height"] > picture["y"] + picture["height"]
     for step in (3, 6):
         page.get_by_role("slider").first.press("ArrowRight")
         page.locator(f"img[src*='step%2B{step}%2B']").first.wait_for()
