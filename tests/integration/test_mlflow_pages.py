@@ -12,6 +12,9 @@ import pytest
 
 from jobs import _mlpages
 from jobs._mlserver import Server, ServerPlan
+from jobs._reporting import make_report
+from orchestrator.describe import benchmark_note
+from orchestrator.notes import write_note
 from orchestrator.pages import open_experiment
 from orchestrator.settings import make_settings
 from orchestrator.storage import Storage
@@ -38,6 +41,8 @@ class Shown:
     experiment_id: str
     run_id: str
     """Of a trial that is finished."""
+    summary_id: str
+    """The benchmark's summary run."""
     real: tuple[str, str]
     """Experiment and run of a training that has really been done."""
 
@@ -77,14 +82,20 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
             tracker.log_artifact(runs[name], json.dumps(per_class), "eval/per_class_iou.json")
             metrics = {"val/mIoU": score, "val/mIoU_ms_flip": score + 1.25, "speed/fps": 23.75}
             recorded.finish(tracker, runs[name], trials[name], places, metrics)
-        recorded.summarise(tracker, places, {"reproduced": 1, "below": 1}, {"report.md": b"# Leaderboard\n"})
+        summary = recorded.summarise(tracker, places, {"reproduced": 1, "below": 1}, {"report.md": b"# Leaderboard\n"})
+        write_note(tracker, summary, benchmark_note(make_report(places, recorded.WORKLOAD, every_cell=True), "here"))
         really = dataclasses.replace(places, benchmark="drawn")
         other = Tracker(really.tracking, really.benchmark, artifacts=really.artifacts)
         real = trained.train(other, really, folder)
         server.wait()
         with visit(experiment_address(server.uri, known)) as seen:
             yield Shown(
-                seen=seen, pages=server.uri, experiment_id=known, run_id=runs[NAME], real=(other.experiment_id, real)
+                seen=seen,
+                pages=server.uri,
+                experiment_id=known,
+                run_id=runs[NAME],
+                summary_id=summary,
+                real=(other.experiment_id, real),
             )
     finally:
         server.stop()
@@ -179,6 +190,16 @@ def test_a_new_browser_meets_trainings_and_nothing_else(shown: Shown) -> None:
         assert page.get_by_placeholder("Ask a question...").count() == 0
     finally:
         context.close()
+
+
+def test_the_summary_of_a_benchmark_is_its_leaderboard(shown: Shown) -> None:
+    page = shown.go(f"experiments/{shown.experiment_id}/runs/{shown.summary_id}")
+    page.get_by_text("Show more").click()
+    table = page.get_by_role("table").first
+    assert table.get_by_role("row").count() == 1 + len(recorded.WORKLOAD.cells())
+    assert "isaid w48 80k" in table.get_by_role("row").last.inner_text()
+    shown.seen.shoot("mlflow-summary")
+    assert shown.errors() == []
 
 
 def test_a_run_describes_itself(shown: Shown) -> None:
