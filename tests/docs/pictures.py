@@ -1,7 +1,8 @@
 """The pictures of docs/quickstart.md, made anew: `python -m tests.docs.pictures OUT`.
 
 Runs the demo on a terminal in a checkout of its own, and takes pictures of that, of its report and of its runs in the
-MLflow UI. Everything on them is drawn, no image of a data set. Takes about ten minutes on two cores.
+MLflow UI. Everything on them is drawn, no image of a data set. Takes about ten minutes on two cores; `--folder` keeps
+the checkout, and takes the pictures of a demo that has run there before.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from tests.integration import children
 from tests.integration.browser import Visit, visit
 from tests.jobs.terminal import on_terminal
 
-COLUMNS: Final = 120
+COLUMNS: Final = 132
 CONTROL: Final = re.compile(r"(\x1b\[[0-9;?]*[A-Za-z]|\r|\n)")
 REDRAWN: Final = re.compile(r"\x1b\[2K(?:\x1b\[1A\x1b\[2K)+")
 """What a live table writes before it is drawn again."""
@@ -38,21 +39,23 @@ def main() -> int:
     """Run the demo and take the pictures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
-    out = parser.parse_args().out.resolve()
+    parser.add_argument("--folder", type=Path, help="where the demo runs, or has run")
+    args = parser.parse_args()
+    out = args.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="hrgrid-pictures-", ignore_cleanup_errors=True) as name:
-        checkout = Path(name, "hrgrid")
-        subprocess.run(["git", "clone", "-q", str(ROOT), str(checkout)], check=True)
-        install(checkout)
-        with contextlib.chdir(checkout):
-            stream = on_terminal(["-m", "jobs.cli", "demo"], columns=COLUMNS, height=40, raw=True)
+        checkout = Path(args.folder or name).resolve() / "hrgrid"
+        stream = _demo(checkout)
         frames = [match.start() for match in REDRAWN.finditer(stream)]
         live = screen(stream[: frames[int(MOMENT * len(frames))]])
         begin = max(place for place, line in enumerate(live) if "$ hrgrid launch" in line)
         _draw(live[begin:], "hrgrid demo", out / "terminal-launch.png")
         whole = screen(stream)
-        table = max(place for place, line in enumerate(whole) if "$ hrgrid report" in line)
-        _draw(whole[table:], "hrgrid report", out / "leaderboard.png")
+        texts = [CONTROL.sub("", line) for line in whole]
+        table = max(place for place, text in enumerate(texts) if re.match("cell +mIoU", text))
+        # What comes below are places on this machine.
+        places = next(place for place, text in enumerate(texts) if text.startswith("report: "))
+        _draw(whole[table:places], "hrgrid demo", out / "leaderboard.png")
         with visit((checkout / REPORT).as_uri(), size=WINDOW) as seen:
             _keep(seen, out / "report.png")
         with _pages(checkout) as address, visit(address, size=WINDOW) as seen:
@@ -65,6 +68,18 @@ def main() -> int:
             _keep(seen, out / "mlflow-run.png")
     print(f"pictures in {out}")
     return 0
+
+
+def _demo(checkout: Path) -> str:
+    """What the demo writes to a terminal; it runs once in a checkout."""
+    record = checkout.parent / "demo.ansi"
+    if not record.exists():
+        subprocess.run(["git", "clone", "-q", str(ROOT), str(checkout)], check=True)
+        install(checkout)
+        with contextlib.chdir(checkout):
+            shown = on_terminal(["-m", "jobs.cli", "demo"], columns=COLUMNS, height=40, raw=True)
+            record.write_bytes(shown.encode())
+    return record.read_bytes().decode()  # as text its carriage returns would be new lines
 
 
 def screen(stream: str) -> list[str]:
@@ -93,7 +108,9 @@ def _draw(lines: list[str], title: str, target: Path) -> None:
 
     console = Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True)
     for line in lines:
-        console.print(Text.from_ansi(line), soft_wrap=True)
+        text = Text.from_ansi(line)
+        for part in text.divide(range(COLUMNS, len(text), COLUMNS)):
+            console.print(part, soft_wrap=True)
     with visit("about:blank", size=WINDOW) as seen:
         seen.page.set_content(console.export_svg(title=title))
         seen.page.locator("svg").first.screenshot(path=target, omit_background=True)
