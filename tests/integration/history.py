@@ -112,6 +112,8 @@ def _measure(places: Settings, server: str, times: int) -> Iterator[tuple[str, f
         "metrics of a run": (f"{page}/model-metrics", _curve),
         "system metrics of a run": (f"{page}/system-metrics", _curve),
         "curves of ten runs": (experiment_address(server, known, CURVES), _curve),
+        "MLflow's own view": (f"{server}/#/experiments/{known}/runs?workflowType=machine_learning", _run_name),
+        "MLflow's experiments": (f"{server}/#/experiments", lambda shown: shown.get_by_role("link", name="history")),
     }
     for name, (address, sign) in places_and_signs.items():
         taken = sorted(_visit(address, sign) for _ in range(times))
@@ -133,6 +135,10 @@ def _visit(address: str, sign: Callable[[Any], Any]) -> float:
 
 def _rows(page: Any) -> Any:
     return page.locator("[col-id='metrics.`val/mIoU`'].ag-cell", has_text=".")
+
+
+def _run_name(page: Any) -> Any:
+    return page.get_by_role("link", name="fcn_hr")
 
 
 def _curve(page: Any) -> Any:
