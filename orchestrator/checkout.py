@@ -17,7 +17,7 @@ PACKAGES: Final = ("hrnet", "orchestrator", "jobs")
 TRAVELS: Final = (*PACKAGES, "pyproject.toml")
 """What a job is given; nothing else of a working folder leaves it."""
 LOCK: Final = "requirements.lock"
-SUFFIXES: Final = frozenset({".py", ".typed", ".csv", ".json", ".jinja", ".toml"})
+SUFFIXES: Final = frozenset({".py", ".typed", ".csv", ".json", ".jinja", ".css", ".js", ".toml"})
 """Of the files that travel where no git says which belong to the code."""
 LIMIT_BYTES: Final = 10_000_000
 """Largest package: the head of a cluster keeps every one of them in memory."""

@@ -125,8 +125,8 @@ def _ran(block: Block, command: str, shell: Shell, log: Path) -> Ran:
     wrong = ""
     if FOREGROUND.match(command):
         code, wrong = shell.visit(command, log)
-        # make tells of Ctrl-C by an exit code of its own.
-        expected = (code if code in (0, 2, 130) and command.startswith("make") else 0, "")
+        # make tells of Ctrl-C by an exit code of its own, or dies of the signal once more.
+        expected = (code if code in (0, 2, 130, -signal.SIGINT) and command.startswith("make") else 0, "")
     else:
         code = shell.run(command, log)
         plain = " ".join(command.split())

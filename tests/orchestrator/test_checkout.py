@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.checkout import PATCH_BYTES, Checkout
+from orchestrator.checkout import PATCH_BYTES, TRAVELS, Checkout
 from orchestrator.errors import UsageError
 from orchestrator.provenance import CARRIED, PATCH_FILE, capture, source
 from tests.orchestrator.checkouts import checkout, git, write
@@ -47,6 +47,18 @@ def test_without_git_the_suffix_decides(tmp_path: Path) -> None:
     files = dict.fromkeys((*CODE, "hrnet/weights.bin", "hrnet/__pycache__/m.py", "jobs/.env", "jobs/.x/a.py"), "x")
     write(tmp_path / "root", files)
     assert copied(tmp_path / "root", tmp_path / "target") == CODE
+
+
+def test_a_copy_without_git_lacks_no_file_of_this_checkout(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    here = Checkout(root)
+    if not here.tracked:
+        pytest.skip("this is no git checkout")
+    names = [name for name in here.tracked if name.startswith(TRAVELS)]
+    for name in names:
+        (tmp_path / "root" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "root" / name).write_bytes((root / name).read_bytes())
+    assert copied(tmp_path / "root", tmp_path / "target") == sorted(names)
 
 
 def test_this_checkout_is_small(tmp_path: Path) -> None:
